@@ -1,0 +1,61 @@
+// The basic layers, with the initial values that the published models use.
+#pragma once
+
+#include "tern/module.h"
+#include "tern/ops.h"
+
+namespace tern {
+
+/// activation(x weight^T + bias); weight [outputs, inputs] and bias start as U(-1, 1) / sqrt(inputs).
+class Linear {
+ public:
+  Linear(const Scope& scope, std::int64_t inputs, std::int64_t outputs, ActivationKind activation = ActivationKind::none);
+  /// x [..., inputs] -> [..., outputs].
+  Tensor operator()(const Tensor& x) const { return linear(x, weight_->value, bias_->value, activation_); }
+
+ private:
+  Parameter *weight_, *bias_;
+  ActivationKind activation_;
+};
+
+/// Rows of a table [rows, width] that starts as N(0, 0.02^2).
+class Embedding {
+ public:
+  Embedding(const Scope& scope, std::int64_t rows, std::int64_t width);
+  /// ids [count] int32 -> [count, width].
+  Tensor operator()(const Tensor& ids) const { return embedding(ids, weight_->value); }
+
+ private:
+  Parameter* weight_;
+};
+
+/// Layer norm over the last axis; weight starts as 1, bias as 0; epsilon 1e-5.
+class LayerNorm {
+ public:
+  LayerNorm(const Scope& scope, std::int64_t width);
+  Tensor operator()(const Tensor& x) const { return layer_norm(x, weight_->value, bias_->value); }
+  /// total = x + dropout(branch) and its norm, in one pass.
+  ResidualNorm operator()(const Tensor& x, const Tensor& branch, const RowCoordinates& rows,
+                          const DropoutOptions& options) const {
+    return residual_dropout_norm(x, branch, rows, options, weight_->value, bias_->value);
+  }
+  std::vector<Tensor> leaves() const { return {weight_->value, bias_->value}; }
+
+ private:
+  Parameter *weight_, *bias_;
+};
+
+/// A site of dropout: active in training only.
+class Dropout {
+ public:
+  Dropout(const Scope& scope, double rate) : options_{rate, scope.stream("dropout")} {}
+  DropoutOptions options(bool training) const { return {training ? options_.rate : 0.0, options_.stream}; }
+  Tensor operator()(const Tensor& x, const RowCoordinates& rows, bool training) const {
+    return dropout(x, rows, options(training));
+  }
+
+ private:
+  DropoutOptions options_;
+};
+
+}  // namespace tern

@@ -1,0 +1,80 @@
+// Modules and their parameters. A module gets a Scope in its constructor, asks it for parameters, child scopes and random
+// streams, and thereby gives each of them a dotted path such as "encoder.layers.0.attention.output.weight".
+#pragma once
+
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tern/autograd.h"
+#include "tern/random.h"
+#include "tern/tensor.h"
+
+namespace tern {
+
+/// How a parameter starts. Draws depend on the run's seed and the parameter's path only.
+struct Initializer {
+  enum class Law { constant, normal, uniform } law = Law::constant;
+  double scale = 0;  ///< the constant, the standard deviation, or the bound of U(-bound, bound)
+};
+inline Initializer constant(double value) { return {Initializer::Law::constant, value}; }
+inline Initializer normal(double deviation) { return {Initializer::Law::normal, deviation}; }
+inline Initializer uniform(double bound) { return {Initializer::Law::uniform, bound}; }
+
+struct Parameter {
+  std::string path;
+  Tensor value;  ///< a leaf; after flatten() a slice of the flat blocks
+};
+
+/// Owns all parameters of a model: after flatten() in one block of values and one of gradients.
+class ParameterStore {
+ public:
+  /// `step` is read at every random draw and must outlive the store.
+  ParameterStore(std::uint64_t seed, const std::uint32_t* step, DType dtype = DType::float32, Device device = {});
+
+  /// The parameter at `path`, made on first use; asking again shares it, and must ask for the same shape.
+  Parameter& get(const std::string& path, const Shape& shape, Initializer initializer);
+  /// Moves all parameters into the flat blocks, last made first: the order in which backward() finishes them. Call once,
+  /// after the model is built.
+  void flatten();
+
+  const std::deque<Parameter>& parameters() const { return parameters_; }
+  /// Leaves whose path begins with `prefix`.
+  std::vector<Tensor> leaves(const std::string& prefix) const;
+  std::int64_t count() const;
+  /// All values and all gradients, [count()]; flatten() first.
+  const Tensor& values() const { return values_; }
+  const Tensor& gradients() const { return gradients_; }
+  RandomStream stream(const std::string& path) const { return {stream_key(seed_, path), step_}; }
+  DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
+
+ private:
+  std::uint64_t seed_;
+  const std::uint32_t* step_;
+  DType dtype_;
+  Device device_;
+  std::deque<Parameter> parameters_;
+  std::map<std::string, Parameter*> by_path_;
+  Tensor values_, gradients_;
+};
+
+/// A place in the module tree: where a constructor gets its parameters and streams from.
+class Scope {
+ public:
+  explicit Scope(ParameterStore& store) : store_(&store) {}
+  Scope child(const std::string& name) const;
+  /// The same parameters as this scope under the random streams of `other`: one more use of shared weights.
+  Scope with_streams_of(const Scope& other) const;
+  Parameter& parameter(const std::string& name, const Shape& shape, Initializer initializer) const;
+  RandomStream stream(const std::string& name) const;
+  const std::string& path() const { return path_; }
+  ParameterStore& store() const { return *store_; }
+
+ private:
+  ParameterStore* store_;
+  std::string path_, stream_path_;
+};
+
+}  // namespace tern

@@ -1,0 +1,157 @@
+// Every differentiable function, grouped: the one page a model author reads.
+//
+// Unless said otherwise: floating inputs are float32 or float64, all of one type; any strides; results are
+// contiguous and new; every floating input is differentiable; cost is linear in the elements touched; a wrong
+// shape throws Error(failed) that names the op. Nothing is promoted or broadcast silently.
+#pragma once
+
+#include <utility>
+
+#include "tern/autograd.h"
+#include "tern/bernoulli.h"
+#include "tern/random.h"
+#include "tern/sequence_layout.h"
+#include "tern/tensor.h"
+
+namespace tern {
+
+// ---- elementwise: b has a's shape or is a suffix of it (a bias, a table), and is repeated over the leading
+// axes ----
+
+Tensor add(const Tensor& a, const Tensor& b);
+Tensor subtract(const Tensor& a, const Tensor& b);
+Tensor multiply(const Tensor& a, const Tensor& b);
+Tensor divide(const Tensor& a, const Tensor& b);
+/// factor * x + offset.
+Tensor affine(const Tensor& x, double factor, double offset = 0);
+Tensor relu(const Tensor& x);
+/// x Phi(x) with the error function (Hendrycks and Gimpel 2016, section 2).
+Tensor gelu(const Tensor& x);
+Tensor exp(const Tensor& x);
+Tensor log(const Tensor& x);
+Tensor sqrt(const Tensor& x);
+Tensor square(const Tensor& x);
+Tensor reciprocal(const Tensor& x);
+Tensor tanh(const Tensor& x);
+Tensor sigmoid(const Tensor& x);
+/// The same values in another number type; differentiable between floating types.
+Tensor cast(const Tensor& x, DType dtype);
+
+// ---- reductions ----
+
+/// Sum over `axis` (removed from the shape); negative axes count from the end.
+Tensor sum(const Tensor& x, int axis);
+/// Sum of all elements, shape [].
+Tensor sum(const Tensor& x);
+Tensor mean(const Tensor& x, int axis);
+/// Largest entry along `axis`, which must not be empty; the gradient goes to the first that attains it.
+Tensor max(const Tensor& x, int axis);
+/// Euclidean norm along `axis`; its gradient at 0 is not finite.
+Tensor norm(const Tensor& x, int axis);
+
+// ---- layout: values move, none changes ----
+
+Tensor reshape(const Tensor& x, const Shape& shape);
+Tensor permute(const Tensor& x, const std::vector<int>& axes);
+Tensor transpose(const Tensor& x, int first, int second);
+/// `length` entries of `axis` from `start`, as a view.
+Tensor slice(const Tensor& x, int axis, std::int64_t start, std::int64_t length);
+/// The entries of `axis`, one tensor each, as views without that axis: the heads of one product without a copy.
+std::vector<Tensor> unstack(const Tensor& x, int axis);
+/// Tensors of equal shape but for `axis`, one after another along it.
+Tensor concatenate(const std::vector<Tensor>& parts, int axis);
+/// x repeated over new leading axes: `shape` ends with x's shape.
+Tensor expand(const Tensor& x, const Shape& shape);
+/// x itself, or a contiguous copy.
+Tensor contiguous(const Tensor& x);
+
+// ---- products ----
+
+struct MatmulOptions {
+  bool transpose_a = false, transpose_b = false;
+};
+/// op(a) op(b) for [..., m, k] and [..., k, n] with equal leading axes. Cost m n k for each.
+Tensor matmul(const Tensor& a, const Tensor& b, MatmulOptions options = {});
+
+enum class ActivationKind { none, relu, gelu };
+/// activation(x weight^T + bias), fused: x [..., inputs], weight [outputs, inputs], bias [outputs] or
+/// undefined.
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
+              ActivationKind activation = ActivationKind::none);
+
+// ---- normalization ----
+
+/// Softmax over the last axis, which must not be empty.
+Tensor softmax(const Tensor& x);
+/// (x - mean) / sqrt(variance + epsilon) * weight + bias over the last axis (Ba et al. 2016). weight, bias:
+/// [width].
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double epsilon = 1e-5);
+/// x / max(|x|, 1e-12) over the last axis; a row shorter than 1e-12 gets no gradient.
+Tensor unit_rows(const Tensor& x);
+
+// ---- dropout ----
+
+/// Inverted dropout of one site. The rate is rounded to a multiple of 2^-16 and kept entries scale by its exact
+/// inverse keep rate. Rate 0 is the identity.
+struct DropoutOptions {
+  double rate = 0;
+  RandomStream stream;
+};
+/// x [rows, width]; `rows` gives each row's coordinates in the stream.
+Tensor dropout(const Tensor& x, const RowCoordinates& rows, const DropoutOptions& options);
+struct ResidualNorm {
+  Tensor total;       ///< x + dropout(branch)
+  Tensor normalized;  ///< layer_norm(total)
+};
+/// The junction between two blocks of an encoder in one pass: x, branch [rows, width]; weight, bias [width].
+ResidualNorm residual_dropout_norm(const Tensor& x, const Tensor& branch, const RowCoordinates& rows,
+                                   const DropoutOptions& options, const Tensor& weight, const Tensor& bias,
+                                   double epsilon = 1e-5);
+
+// ---- tokens ----
+
+/// table[ids]: ids [count] int32 in [0, rows), table [rows, width] -> [count, width].
+Tensor embedding(const Tensor& ids, const Tensor& table);
+/// Mean of x [tokens, width] over each sequence -> [sequences, width]. `divisor` replaces the number of tokens
+/// where it is not 0. An empty sequence gives zeros.
+Tensor sequence_mean(const Tensor& x, const SequenceLayout& layout, std::int64_t divisor = 0);
+/// First token of each sequence of x [tokens, width] -> [sequences, width]; every sequence must have one.
+Tensor sequence_first(const Tensor& x, const SequenceLayout& layout);
+/// Convolution along each sequence by original position: x [tokens, heads, width], weight [heads, window],
+/// window odd. Positions that are absent count as zero. Cost tokens * heads * width * window.
+Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const SequenceLayout& layout);
+
+// ---- losses ----
+
+/// Sum over rows of log sum exp(logits) - logits[label]: logits [rows, classes], labels [rows] int32 -> [].
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels);
+/// Sum over rows of (prediction - target)^2, both [rows] -> []. The target is not differentiable.
+Tensor squared_error(const Tensor& prediction, const Tensor& target);
+
+// ---- attention: q, k, v [tokens, heads, width], strided views allowed; no matrix of length x length exists
+// ----
+
+/// dropout(softmax(scale q k^T)) v inside each sequence. Cost sum of length^2 * width; memory linear.
+Tensor softmax_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                         double scale, const DropoutOptions& options);
+/// sum_j (1 - arccos(q_i k_j) / pi)^bits v_j for unit rows q, k (YOSO's expectation; not normalized). Cost as
+/// above.
+Tensor bernoulli_expectation(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                             int bits, BernoulliGradient gradient);
+struct HashOptions {
+  HashFamily family = HashFamily::gaussian;
+  int hashes = 32;
+  int bits = 9;  ///< 1 .. 20
+};
+/// Codes of the rows of x [tokens, heads, width] -> [heads, hashes, tokens], uint16 (int32 above 16 bits). The
+/// same stream gives queries and keys the same directions. Not differentiable. Cost tokens * heads * width *
+/// hashes * bits.
+Tensor hash_codes(const Tensor& x, const SequenceLayout& layout, const HashOptions& options,
+                  const RandomStream& stream);
+/// 1 / hashes * sum over hashes and over the colliding keys j of v_j: the sampled form of
+/// bernoulli_expectation, unbiased for Gaussian hashing. Gradients use the same collisions. Cost tokens * heads
+/// * hashes * width.
+Tensor bernoulli_sample(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                        const HashOptions& options, BernoulliGradient gradient, const RandomStream& stream);
+
+}  // namespace tern

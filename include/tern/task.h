@@ -1,0 +1,35 @@
+// A task: prepared splits, what the model must know of them, and how they are read.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tern/config.h"
+#include "tern/encoder.h"
+
+namespace tern {
+
+/// Everything that training needs of a task; its data are three record files (data/record_file.h).
+struct Task {
+  TaskInterface interface;
+  std::filesystem::path train, dev, test;
+  std::int64_t max_length = 0;  ///< sequences are cut to this many places; 0 means uncut
+  bool mask_zero = true;        ///< ids equal to 0 are absent
+  std::string prepare_command;  ///< what makes the data: shown when they are missing
+};
+
+struct TaskKind {
+  std::string_view name, summary;
+  ChoiceKind config;
+  std::function<Task(const Choice& config)> make;
+};
+
+/// Every task that a configuration can name. Defined in src/tasks/registry.cpp.
+const std::vector<TaskKind>& task_kinds();
+std::span<const ChoiceKind> task_choices();
+Task make_task(const Choice& config);
+
+}  // namespace tern

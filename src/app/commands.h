@@ -1,0 +1,23 @@
+// The command line, one file for each command group. Results go to stdout, messages to stderr.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+namespace tern::app {
+
+/// Each adds its subcommands to `app`; parsing runs the chosen one, which throws tern::Error on failure.
+void add_train_command(CLI::App& app);
+void add_evaluate_command(CLI::App& app);
+void add_describe_command(CLI::App& app);
+void add_list_command(CLI::App& app);
+void add_data_command(CLI::App& app);
+void add_checkpoint_command(CLI::App& app);
+void add_config_command(CLI::App& app);
+void add_doctor_command(CLI::App& app);
+
+/// Runs the program: parses, executes, prints errors to stderr. Returns the exit code.
+int run(const std::vector<std::string>& arguments);
+
+}  // namespace tern::app

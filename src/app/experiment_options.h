@@ -1,0 +1,30 @@
+// The arguments that every command on an experiment takes: CONFIG and --set.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "tern/experiment.h"
+
+namespace tern::app {
+
+struct ExperimentOptions {
+  std::filesystem::path file;
+  std::vector<std::string> overrides;
+};
+
+inline void add_experiment_options(CLI::App& command, ExperimentOptions& options) {
+  command.add_option("config", options.file, "experiment file (YAML)")->required();
+  command.add_option("--set", options.overrides, "override one key: model.attention.kind=yoso (repeatable)")
+      ->allow_extra_args(false);
+}
+
+inline ExperimentConfig load_experiment(const ExperimentOptions& options) {
+  ExperimentConfig config;
+  config::load(config, options.file, options.overrides);
+  return config;
+}
+
+}  // namespace tern::app

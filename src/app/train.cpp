@@ -1,0 +1,72 @@
+// tern train CONFIG
+#include <cstdio>
+#include <iostream>
+
+#include "app/commands.h"
+#include "app/experiment_options.h"
+#include "tern/logging.h"
+#include "tern/trainer.h"
+
+namespace tern::app {
+namespace {
+
+struct TrainOptions {
+  ExperimentOptions experiment;
+  std::string out, resume = "auto";
+};
+
+std::filesystem::path run_folder(const TrainOptions& options, const ExperimentConfig& config) {
+  if (!options.out.empty()) return options.out;
+  const std::string automatic = options.experiment.file.stem().string() + "-" + config.model.attention.kind() +
+                                "-seed" + std::to_string(config.run.seed);
+  return config.run.out / (config.run.name.empty() ? automatic : config.run.name);
+}
+
+void print_percent(const char* label, double share) { std::printf("%-28s %6.2f %%\n", label, 100 * share); }
+
+void print_result(const RunResult& result, const ExperimentConfig& config,
+                  const std::filesystem::path& folder) {
+  std::printf("%-28s %s on %s, %lld steps\n", "trained", config.model.attention.kind().c_str(),
+              config.task.kind().c_str(), static_cast<long long>(result.progress.step));
+  print_percent("dev accuracy (best)", result.progress.best_accuracy);
+  print_percent("test accuracy", result.test.all.accuracy);
+  print_percent("test accuracy, drop last", result.test.drop_last.accuracy);
+  std::printf("%-28s %s\n", "fingerprint", result.fingerprint.c_str());
+  std::printf("%-28s %s\n", "run folder", folder.c_str());
+}
+
+void train(const TrainOptions& options) {
+  const ExperimentConfig config = load_experiment(options.experiment);
+  set_threads(static_cast<int>(config.run.threads));
+  install_signal_handlers();
+  RunOptions run;
+  run.folder = run_folder(options, config);
+  if (options.resume == "none")
+    run.resume = ResumeMode::none;
+  else if (options.resume != "auto")
+    run.resume = ResumeMode::path, run.checkpoint = options.resume;
+  Experiment experiment(config);
+  logging::info("train", "{} parameters, attention {}, {} threads, run folder {}", experiment.store.count(),
+                config.model.attention.kind(), threads(), run.folder);
+  const std::unique_ptr<Communicator> communicator = solo_communicator();
+  Trainer trainer(experiment, *communicator, run);
+  print_result(trainer.run(), config, run.folder);
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("train", "train a model; run again to continue a stopped run");
+  auto options = std::make_shared<TrainOptions>();
+  add_experiment_options(*command, options->experiment);
+  command->add_option("--out", options->out, "run folder (default: run.out/<config>-<attention>-seed<seed>)");
+  command
+      ->add_option("--resume", options->resume,
+                   "auto (newest complete checkpoint), none, or a checkpoint folder")
+      ->capture_default_str();
+  command->footer(
+      "Example: tern train configs/quickstart.yaml --set model.attention.kind=softmax --out runs/softmax");
+  command->callback([options] { train(*options); });
+}
+
+}  // namespace tern::app

@@ -1,0 +1,31 @@
+// The words for a key that is not in the record.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config/document.h"
+#include "tern/config.h"
+
+namespace tern::config {
+
+/// A section as a message sees it.
+struct SectionView {
+  std::string prefix;                 ///< dotted path of the section, empty for the root
+  std::vector<std::string> accepted;  ///< its keys
+  std::deque<Field>* fields;          ///< its fields, for renamed keys
+  const Choice* choice = nullptr;     ///< the Choice whose record it is, if any
+  std::string_view kind;              ///< and the kind then in force
+};
+
+/// `prefix.key`, or `key` at the root.
+std::string dotted(std::string_view prefix, std::string_view key);
+
+/// "model.attention.landmark is not a known key; did you mean landmarks? (kind nystrom accepts …)". Looks, in
+/// this order, for a former name, a slip of the keyboard in this section, the same key elsewhere in `root`,
+/// another kind's key.
+std::string unknown_key_message(const SectionView& section, std::string_view key, const Section& root);
+
+}  // namespace tern::config

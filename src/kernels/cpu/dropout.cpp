@@ -1,0 +1,18 @@
+#include "kernels/dropout.h"
+
+#include "base/parallel.h"
+#include "kernels/cpu/dropout_row.h"
+
+namespace tern::kernels {
+
+template <class T, Isa isa>
+void dropout(Cpu<isa>&, Rows<const T> x, const DropoutMask& mask, const T* residual, T* y) {
+  parallel_for(x.rows, 64, [&](std::int64_t r) {
+    dropout_row(mask, r, x.width, x.row(r), residual ? residual + r * x.width : nullptr, y + r * x.width);
+  });
+}
+
+template void dropout<float>(Cpu<TERN_ISA>&, Rows<const float>, const DropoutMask&, const float*, float*);
+template void dropout<double>(Cpu<TERN_ISA>&, Rows<const double>, const DropoutMask&, const double*, double*);
+
+}  // namespace tern::kernels

@@ -1,0 +1,78 @@
+#include "kernels/softmax.h"
+
+#include "base/parallel.h"
+#include "kernels/cpu/math.h"
+
+namespace tern::kernels {
+namespace {
+
+template <class T>
+T largest(const T* x, std::int64_t width) {
+  T best = x[0];
+#pragma omp simd reduction(max : best)
+  for (std::int64_t i = 1; i < width; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+/// y = exp(x - max), returns the sum.
+template <class T>
+T exponentials(const T* x, std::int64_t width, T* y) {
+  const T best = largest(x, width);
+  T total = 0;
+  for (std::int64_t i = 0; i < width; ++i) y[i] = exponential(x[i] - best);
+#pragma omp simd reduction(+ : total)
+  for (std::int64_t i = 0; i < width; ++i) total += y[i];
+  return total;
+}
+
+}  // namespace
+
+template <class T, Isa isa>
+void softmax_forward(Cpu<isa>&, Rows<const T> x, Rows<T> y) {
+  parallel_for(x.rows, 16, [&](std::int64_t r) {
+    const T scale = T(1) / exponentials(x.row(r), x.width, y.row(r));
+    for (std::int64_t i = 0; i < x.width; ++i) y.row(r)[i] *= scale;
+  });
+}
+
+template <class T, Isa isa>
+void softmax_backward(Cpu<isa>&, Rows<const T> y, Rows<const T> dy, Rows<T> dx) {
+  parallel_for(y.rows, 16, [&](std::int64_t r) {
+    T dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (std::int64_t i = 0; i < y.width; ++i) dot += y.row(r)[i] * dy.row(r)[i];
+    for (std::int64_t i = 0; i < y.width; ++i) dx.row(r)[i] = y.row(r)[i] * (dy.row(r)[i] - dot);
+  });
+}
+
+template <class T, Isa isa>
+void cross_entropy_forward(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, T* loss) {
+  parallel_for(x.rows, 16, [&](std::int64_t r) {
+    const T best = largest(x.row(r), x.width);
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (std::int64_t i = 0; i < x.width; ++i) total += exponential(x.row(r)[i] - best);
+    loss[r] = std::log(total) + best - x.row(r)[label[r]];
+  });
+}
+
+template <class T, Isa isa>
+void cross_entropy_backward(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, const T* dloss, Rows<T> dx) {
+  parallel_for(x.rows, 16, [&](std::int64_t r) {
+    const T scale = dloss[r] / exponentials(x.row(r), x.width, dx.row(r));
+    for (std::int64_t i = 0; i < x.width; ++i) dx.row(r)[i] *= scale;
+    dx.row(r)[label[r]] -= dloss[r];
+  });
+}
+
+#define INSTANTIATE(T)                                                                                  \
+  template void softmax_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, Rows<T>);                             \
+  template void softmax_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, Rows<const T>, Rows<T>);             \
+  template void cross_entropy_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, T*);       \
+  template void cross_entropy_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, const T*, \
+                                          Rows<T>);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace tern::kernels

@@ -1,0 +1,69 @@
+// Items of work handed to workers one by one, and their buffers: one allocation for all workers, made by the calling
+// thread (where it may throw). Results must not depend on which worker takes an item.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "base/parallel.h"
+#include "tern/device.h"
+
+namespace tern::kernels {
+
+/// Hands out aligned pieces of one block. With a null block it only measures.
+template <Isa isa>
+class Arena {
+ public:
+  explicit Arena(std::byte* block) : block_(block) {}
+  template <class T>
+  T* take(std::int64_t count) {
+    std::byte* piece = block_ == nullptr ? nullptr : block_ + used_;
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + alignment - 1) / alignment * alignment;
+    return reinterpret_cast<T*>(piece);
+  }
+  std::size_t used() const { return used_; }
+  static constexpr std::size_t alignment = 64;
+
+ private:
+  std::byte* block_;
+  std::size_t used_ = 0;
+};
+
+/// Owner of aligned bytes.
+template <Isa isa>
+class AlignedBlock {
+ public:
+  explicit AlignedBlock(std::size_t bytes)
+      : block_(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{Arena<isa>::alignment}))) {}
+  AlignedBlock(const AlignedBlock&) = delete;
+  AlignedBlock& operator=(const AlignedBlock&) = delete;
+  ~AlignedBlock() { ::operator delete(block_, std::align_val_t{Arena<isa>::alignment}); }
+  std::byte* data() const { return block_; }
+
+ private:
+  std::byte* block_;
+};
+
+/// Runs body(item, buffers) for item in [0, items) on all threads; `make(arena)` lays out one worker's buffers.
+template <Isa isa, class Make, class Body>
+void for_each_item(std::int64_t items, const Make& make, const Body& body) {
+  const std::int64_t workers = items < threads() ? items : threads();
+  if (workers <= 0) return;
+  Arena<isa> measure(nullptr);
+  make(measure);
+  const std::size_t bytes = measure.used();
+  const AlignedBlock<isa> block(bytes * static_cast<std::size_t>(workers));
+  std::int64_t next = 0;
+  parallel_for(workers, 1, [&](std::int64_t worker) {
+    std::int64_t item = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+    if (item >= items) return;
+    Arena<isa> arena(block.data() + bytes * static_cast<std::size_t>(worker));
+    auto buffers = make(arena);
+    buffers.clear();
+    for (; item < items; item = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) body(item, buffers);
+  });
+}
+
+}  // namespace tern::kernels

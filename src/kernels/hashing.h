@@ -1,0 +1,66 @@
+// Locality-sensitive hashing for sampled Bernoulli attention (YOSO; Zeng et al. 2021, arXiv 2111.09714): codes
+// of rows, sums over colliding rows, gradients over colliding pairs. All kernels work on ragged batches; tokens
+// of different sequences or heads never meet. Results do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/view.h"
+#include "tern/bernoulli.h"
+#include "tern/device.h"
+
+namespace tern::kernels {
+
+/// hashes >= 1; bits 1 .. 16 with 16-bit codes, up to 20 with 32-bit codes.
+struct HashShape {
+  HashFamily family;
+  int hashes, bits;
+};
+
+/// Coordinates of the random draws of hashing inside one stream and sample: block = purpose, head, element / 4,
+/// four elements a block. Element of `directions`: (hash * bits + bit) * head_width + c. Element of `signs`:
+/// (rotation * 3 + round) * width + c, negative where the word's top bit is set, round 0 applied first. Element
+/// of `window`: 4 * (hash << 20 | code), its first word.
+struct HashDraw {
+  enum Purpose : std::uint64_t { directions = 0, signs = 1, window = 2 };
+  static constexpr std::uint64_t block(Purpose purpose, int head, std::uint64_t element) {
+    return purpose << 62 | static_cast<std::uint64_t>(head) << 48 | element / 4;
+  }
+};
+
+/// codes[(head * hashes + r) * tokens + token]: bit t of hash r is 1 where its projection is above 0, ties give
+/// 0. The directions depend on (stream, sample, head) only: calls for queries and for keys with one stream
+/// agree, and codes do not change with the place of a sequence in the batch. Codes do not depend on the scale
+/// of a row. Code is std::uint16_t or std::uint32_t. Cost tokens * hashes * bits * head_width.
+template <class T, class Code, Isa isa>
+void hash_codes(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, HashShape shape,
+                const RandomStream& stream, Code* codes);
+
+/// out_i = 1 / hashes * sum over r and over j of the same sequence with source_code_r(j) == code_r(i) of
+/// value_j. Overwrites out. Cost tokens * hashes * head_width for any data; memory linear in the longest
+/// sequence. The gradient of `value` is the same sum with the codes exchanged and dy as value.
+template <class T, class Code, Isa isa>
+void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Code* source_codes,
+                Heads<const T> value, const Code* codes, Heads<T> out);
+
+/// Operands of collision_gradient. q and k are rows of length one; codes as hash_codes wrote them.
+template <class T, class Code>
+struct CollisionGradient {
+  const Code* q_codes;
+  const Code* k_codes;
+  Heads<const T> q, k, v, dy;
+  BernoulliGradient gradient;
+  Heads<T> dq, dk;
+};
+
+/// dq_i = sum_j C_ij (dy_i . v_j) w_ij k_j and dk_j = sum_i C_ij (dy_i . v_j) w_ij q_i, where C_ij is the share
+/// of the hashes in which query i and key j of one sequence collide; w_ij = bits / 2 (surrogate) or bits / ((pi
+/// - arccos s) sqrt(1 - s^2)) with s = q_i . k_j clamped to +-(1 - 1e-6) (exact). Overwrites dq and dk. Bounded
+/// for any data: a bucket with a queries and b keys, h = 2 a b / (a + b), costs min(a b, (a + b) head_width)
+/// rows. `exact` has no closed form for a bucket: where h > 64, a query meets 64 keys, a cyclic window into the
+/// bucket from a random offset drawn from `stream`, weighted by b / 64, which keeps the mean.
+template <class T, class Code, Isa isa>
+void collision_gradient(Cpu<isa>&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
+                        const CollisionGradient<T, Code>& operands);
+
+}  // namespace tern::kernels

@@ -1,0 +1,146 @@
+#include "tern/encoder.h"
+
+#include <cmath>
+
+#include "tern/memory.h"
+
+namespace tern {
+
+void ModelConfig::fields(Fields& f) {
+  f("width", width, "columns of every token's row", at_least(1));
+  f("heads", heads, "attention heads; must divide width", at_least(1));
+  f("hidden_width", hidden_width, "columns inside the feed-forward block", at_least(1));
+  f("layers", layers, "encoder layers", between(1, 1000));
+  f("head_width", head_width, "hidden columns of the classifier", at_least(1));
+  f("dropout", dropout, "dropout rate of embeddings and blocks", at_least(0) && below(1));
+  f("norm", norm, "layer norm before each block (LRA) or after each sum (BERT)");
+  f("positions", positions, "learned table, or fixed sinusoids");
+  f("pooling", pooling, "mean over the padded length (as published), mean over real tokens, or the first token");
+  f("shared_layers", shared_layers, "one block's weights used by all layers");
+  f("recompute", recompute, "compute activations again in the backward pass: less memory, about a third more time");
+  f("attention", attention, "the attention mechanism");
+  f.require(heads > 0 && width % heads == 0, "heads", "must divide model.width");
+}
+
+FeedForward::FeedForward(const Scope& scope, const ModelConfig& config)
+    : up_(scope.child("up"), config.width, config.hidden_width, ActivationKind::gelu),
+      down_(scope.child("down"), config.hidden_width, config.width),
+      // the post-norm block (BERT) has no dropout inside
+      dropout_(scope, config.norm == NormPlacement::pre ? config.dropout : 0.0) {}
+
+Tensor FeedForward::operator()(const Tensor& x, const RowCoordinates& rows, bool training) const {
+  return down_(dropout_(up_(x), rows, training));
+}
+
+EncoderLayer::EncoderLayer(const Scope& scope, const ModelConfig& config, const AttentionShape& shape,
+                           const MultiHeadAttention::Build& build)
+    : attention_norm(scope.child("attention_norm"), config.width),
+      attention(scope.child("attention"), config.width, shape, build),
+      attention_dropout(scope.child("attention"), config.dropout),
+      feed_forward_norm(scope.child("feed_forward_norm"), config.width),
+      feed_forward(scope.child("feed_forward"), config),
+      feed_forward_dropout(scope.child("feed_forward_output"), config.dropout),
+      path(scope.path()) {}
+
+Tensor sinusoidal_table(std::int64_t length, std::int64_t width) {
+  std::vector<double> values(static_cast<std::size_t>(length * width));
+  for (std::int64_t position = 0; position < length; ++position)
+    for (std::int64_t c = 0; c < width; ++c) {
+      const double angle = static_cast<double>(position) /
+                           std::pow(10000.0, static_cast<double>(c / 2 * 2) / static_cast<double>(width));
+      values[static_cast<std::size_t>(position * width + c)] = c % 2 == 0 ? std::sin(angle) : std::cos(angle);
+    }
+  return from_vector(values, {length, width});
+}
+
+Encoder::Encoder(const Scope& scope, const ModelConfig& config, const TaskInterface& task,
+                 const MultiHeadAttention::Build& build)
+    : config_(config),
+      store_(scope.store()),
+      token_embedding_(scope.child("token_embedding"), task.vocabulary, config.width),
+      dropout_(scope.child("embedding"), config.dropout) {
+  if (config.positions == PositionKind::learned)
+    position_embedding_.emplace(scope.child("position_embedding"), task.padded_length, config.width);
+  else sinusoids_ = cast(sinusoidal_table(task.padded_length, config.width), store_.dtype());
+  const AttentionShape shape{config.heads, config.width / config.heads, task.padded_length};
+  const Scope layers = scope.child("layers");
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    const Scope own = layers.child(std::to_string(i));
+    layers_.emplace_back(config.shared_layers ? layers.child("0").with_streams_of(own) : own, config, shape, build);
+  }
+  if (config.norm == NormPlacement::pre) final_norm_.emplace(scope.child("final_norm"), config.width);
+}
+
+Tensor Encoder::embed(const Tensor& tokens, const SequenceLayout& layout, bool training) {
+  const MemoryScope memory("encoder.embedding");
+  const Tensor positions =
+      position_embedding_ ? (*position_embedding_)(layout.position) : embedding(layout.position, sinusoids_);
+  return dropout_(add(token_embedding_(tokens), positions), layout.token_rows(), training);
+}
+
+ResidualNorm Encoder::run_layer(EncoderLayer& layer, const LayerNorm& next, const ResidualNorm& x,
+                                const SequenceLayout& layout, bool training) {
+  const MemoryScope memory(layer.path);
+  const RowCoordinates rows = layout.token_rows();
+  const bool is_pre = config_.norm == NormPlacement::pre;
+  const LayerNorm& middle = is_pre ? layer.feed_forward_norm : layer.attention_norm;
+  const Tensor attended = layer.attention(x.normalized, layout, training);
+  const ResidualNorm y =
+      middle(is_pre ? x.total : x.normalized, attended, rows, layer.attention_dropout.options(training));
+  const Tensor transformed = layer.feed_forward(y.normalized, rows, training);
+  return next(is_pre ? y.total : y.normalized, transformed, rows, layer.feed_forward_dropout.options(training));
+}
+
+Tensor Encoder::operator()(const Tensor& tokens, const SequenceLayout& layout, bool training) {
+  const Tensor embedded = embed(tokens, layout, training);
+  const bool is_pre = config_.norm == NormPlacement::pre;
+  ResidualNorm x{embedded, is_pre ? layers_.front().attention_norm(embedded) : embedded};
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    EncoderLayer& layer = layers_[i];
+    const bool is_last = i + 1 == layers_.size();
+    const LayerNorm& next =
+        !is_pre ? layer.feed_forward_norm : is_last ? *final_norm_ : layers_[i + 1].attention_norm;
+    if (!config_.recompute || !is_recording()) {
+      x = run_layer(layer, next, x, layout, training);
+      continue;
+    }
+    const auto again = [this, &layer, &next, layout, training](std::span<const Tensor> in) {
+      const ResidualNorm y = run_layer(layer, next, {in[0], in[1]}, layout, training);
+      return std::vector{y.total, y.normalized};
+    };
+    std::vector<Tensor> parameters = store_.leaves(layer.path + ".");
+    for (const Tensor& leaf : next.leaves()) parameters.push_back(leaf);
+    const std::vector<Tensor> y = checkpoint(again, std::vector{x.total, x.normalized}, parameters);
+    x = {y[0], y[1]};
+  }
+  return x.normalized;
+}
+
+Model::Model(const Scope& scope, const ModelConfig& config, const TaskInterface& task,
+             const MultiHeadAttention::Build& build)
+    : pooling_(config.pooling),
+      is_pair_(task.is_pair),
+      encoder_(scope.child("encoder"), config, task, build),
+      hidden_(scope.child("head").child("hidden"), (task.is_pair ? 4 : 1) * config.width, config.head_width,
+              ActivationKind::relu),
+      output_(scope.child("head").child("output"), config.head_width, task.outputs) {}
+
+Tensor Model::pooled(const Tensor& x, const SequenceLayout& layout) const {
+  switch (pooling_) {
+    case Pooling::padded_mean: return sequence_mean(x, layout, layout.padded_length);
+    case Pooling::mean: return sequence_mean(x, layout);
+    case Pooling::first: return sequence_first(x, layout);
+  }
+  throw_error(ExitCode::internal, "model: unknown pooling");
+}
+
+Tensor Model::operator()(const Tensor& tokens, const SequenceLayout& layout, bool training) {
+  const Tensor rows = pooled(encoder_(tokens, layout, training), layout);
+  const MemoryScope memory("head");
+  if (!is_pair_) return output_(hidden_(rows));
+  const std::int64_t pairs = rows.size(0) / 2;
+  const Tensor a = slice(rows, 0, 0, pairs), b = slice(rows, 0, pairs, pairs);
+  return output_(hidden_(concatenate({a, b, multiply(a, b), subtract(a, b)}, 1)));
+}
+
+}  // namespace tern

@@ -1,0 +1,64 @@
+// Exact attention, and the expectation of Bernoulli-sampled attention: the tiled kernels behind one shape rule.
+#include "kernels/attention.h"
+
+#include "ops/attention_inputs.h"
+
+namespace tern {
+namespace {
+
+template <class T>
+kernels::AttentionInputs<T> inputs_of(const AttentionTensors& t) {
+  return {heads_of<const T>(t.q), heads_of<const T>(t.k), heads_of<const T>(t.v)};
+}
+template <class T>
+kernels::AttentionGradients<T> gradients_of(const AttentionTensors& d) {
+  return {heads_of<T>(d.q), heads_of<T>(d.k), heads_of<T>(d.v)};
+}
+
+}  // namespace
+
+Tensor softmax_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                         double scale, const DropoutOptions& options) {
+  require_rate("softmax_attention", options.rate);
+  const AttentionTensors inputs = attention_inputs("softmax_attention", q, k, v, layout);
+  const Tensor out = empty(v.shape(), v.dtype(), v.device());
+  const Tensor log_sums = empty({q.size(1), q.size(0)}, q.dtype(), q.device());
+  const kernels::SoftmaxOptions settings{scale, {static_cast<float>(options.rate), options.stream}};
+  dispatch(q, [&]<class T>(auto& device, Type<T>) {
+    kernels::softmax_attention_forward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
+                                          heads_of<T>(out), log_sums.data<T>());
+  });
+  return record("softmax_attention", out, {q, k, v}, [=](const Tensor& gradient, GradientSink& sink) {
+    const Tensor dout = with_unit_width(gradient);
+    const AttentionTensors d = attention_gradients(inputs);
+    dispatch(dout, [&]<class T>(auto& device, Type<T>) {
+      kernels::softmax_attention_backward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
+                                             {heads_of<const T>(out), log_sums.data<T>()},
+                                             heads_of<const T>(dout), gradients_of<T>(d));
+    });
+    add_attention_gradients(d, sink);
+  });
+}
+
+Tensor bernoulli_expectation(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                             int bits, BernoulliGradient gradient) {
+  require(bits >= 1 && bits <= 20, "bernoulli_expectation: bits must lie in [1, 20], got {}", bits);
+  const AttentionTensors inputs = attention_inputs("bernoulli_expectation", q, k, v, layout);
+  const Tensor out = empty(v.shape(), v.dtype(), v.device());
+  const kernels::BernoulliOptions settings{bits, gradient};
+  dispatch(q, [&]<class T>(auto& device, Type<T>) {
+    kernels::bernoulli_expectation_forward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
+                                              heads_of<T>(out));
+  });
+  return record("bernoulli_expectation", out, {q, k, v}, [=](const Tensor& dy, GradientSink& sink) {
+    const Tensor dout = with_unit_width(dy);
+    const AttentionTensors d = attention_gradients(inputs);
+    dispatch(dout, [&]<class T>(auto& device, Type<T>) {
+      kernels::bernoulli_expectation_backward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
+                                                 heads_of<const T>(dout), gradients_of<T>(d));
+    });
+    add_attention_gradients(d, sink);
+  });
+}
+
+}  // namespace tern

@@ -1,0 +1,34 @@
+#include "kernels/depthwise_conv.h"
+
+#include "ops/views.h"
+
+namespace tern {
+
+Tensor depthwise_conv(const Tensor& input, const Tensor& weight, const SequenceLayout& layout) {
+  require_floating("depthwise_conv", input);
+  require(input.rank() == 3 && weight.rank() == 2 && weight.size(0) == input.size(1) &&
+              weight.size(1) % 2 == 1 && input.size(0) == layout.tokens(),
+          "depthwise_conv: needs x [{}, heads, width] and weight [heads, odd window], got {} and {}",
+          layout.tokens(), input.shape(), weight.shape());
+  const Tensor x = with_unit_width(input), filter = contiguous_constant(weight);
+  const Tensor y = empty(x.shape(), x.dtype(), x.device());
+  const int window = static_cast<int>(filter.size(1));
+  dispatch(x, [&]<class T>(auto& device, Type<T>) {
+    kernels::depthwise_conv_forward<T>(device, sequences_of(layout), heads_of<const T>(x), filter.data<T>(),
+                                       window, y.data<T>());
+  });
+  return record("depthwise_conv", y, {input, weight}, [=](const Tensor& gradient, GradientSink& sink) {
+    const Tensor dy = contiguous_constant(gradient);
+    const Tensor dx = sink.wants(0) ? empty_like(dy) : Tensor();
+    const Tensor dweight = sink.wants(1) ? zeros(filter.shape(), dy.dtype(), dy.device()) : Tensor();
+    dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+      kernels::depthwise_conv_backward<T>(device, sequences_of(layout), heads_of<const T>(x), filter.data<T>(),
+                                          window, dy.data<T>(), dx.defined() ? dx.data<T>() : nullptr,
+                                          dweight.defined() ? dweight.data<T>() : nullptr);
+    });
+    if (dx.defined()) sink.add(0, dx);
+    if (dweight.defined()) sink.add(1, dweight);
+  });
+}
+
+}  // namespace tern

@@ -1,0 +1,55 @@
+#include "kernels/softmax.h"
+
+#include <algorithm>
+
+#include "ops/views.h"
+
+namespace tern {
+
+Tensor softmax(const Tensor& input) {
+  require_floating("softmax", input);
+  require(input.rank() > 0 && input.size(-1) > 0, "softmax: the last axis must not be empty, got shape {}",
+          input.shape());
+  const Tensor x = contiguous_constant(input), y = empty_like(x);
+  dispatch(x, [&]<class T>(auto& device, Type<T>) {
+    kernels::softmax_forward<T>(device, rows_of<const T>(x), rows_of<T>(y));
+  });
+  return record("softmax", y, {input}, [y](const Tensor& gradient, GradientSink& sink) {
+    const Tensor dy = contiguous_constant(gradient), dx = empty_like(dy);
+    dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+      kernels::softmax_backward<T>(device, rows_of<const T>(y), rows_of<const T>(dy), rows_of<T>(dx));
+    });
+    sink.add(0, dx);
+  });
+}
+
+Tensor cross_entropy(const Tensor& input, const Tensor& labels) {
+  require_floating("cross_entropy", input);
+  require(input.rank() == 2 && labels.shape() == Shape{input.size(0)} && input.size(1) > 0,
+          "cross_entropy: needs logits [rows, classes] and labels [rows], got {} and {}", input.shape(),
+          labels.shape());
+  const std::int32_t* label = labels.data<std::int32_t>();
+  for (std::int64_t r = 0; r < labels.count(); ++r)
+    require(label[r] >= 0 && label[r] < input.size(1),
+            "cross_entropy: label {} of row {} is not one of {} classes", label[r], r, input.size(1));
+  const Tensor logits = contiguous_constant(input),
+               loss = empty({input.size(0)}, input.dtype(), input.device());
+  dispatch(logits, [&]<class T>(auto& device, Type<T>) {
+    kernels::cross_entropy_forward<T>(device, rows_of<const T>(logits), label, loss.data<T>());
+  });
+  return sum(
+      record("cross_entropy", loss, {input}, [logits, labels](const Tensor& gradient, GradientSink& sink) {
+        const Tensor dloss = contiguous_constant(gradient), dx = empty_like(logits);
+        dispatch(dloss, [&]<class T>(auto& device, Type<T>) {
+          kernels::cross_entropy_backward<T>(device, rows_of<const T>(logits), labels.data<std::int32_t>(),
+                                             dloss.data<T>(), rows_of<T>(dx));
+        });
+        sink.add(0, dx);
+      }));
+}
+
+Tensor squared_error(const Tensor& prediction, const Tensor& target) {
+  return sum(square(subtract(prediction, target.detach())));
+}
+
+}  // namespace tern

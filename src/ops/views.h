@@ -1,0 +1,68 @@
+// From tensors to what kernels see; every check of contiguity and type that several ops share.
+#pragma once
+
+#include "core/dispatch.h"
+#include "kernels/dropout.h"
+#include "kernels/view.h"
+#include "tern/ops.h"
+
+namespace tern {
+
+/// The last axis as width, all others as rows; x must be contiguous.
+template <class T>
+kernels::Rows<T> rows_of(const Tensor& x) {
+  ensure(x.is_contiguous(), "rows_of: shape {} with strides {}", x.shape(), x.strides());
+  const std::int64_t width = x.rank() == 0 ? 1 : x.size(-1);
+  return {x.data<T>(), width == 0 ? 0 : x.count() / width, width, width};
+}
+
+/// [tokens, heads, width] with unit stride along the width.
+template <class T>
+kernels::Heads<T> heads_of(const Tensor& x) {
+  ensure(x.rank() == 3 && (x.strides()[2] == 1 || x.size(2) <= 1), "heads_of: shape {} with strides {}",
+         x.shape(), x.strides());
+  return {x.data<T>(),    x.size(0),     static_cast<int>(x.size(1)), static_cast<int>(x.size(2)),
+          x.strides()[0], x.strides()[1]};
+}
+
+/// x with unit stride along its last axis: itself, or a contiguous copy.
+inline Tensor with_unit_width(const Tensor& x) {
+  if (x.strides()[x.rank() - 1] == 1 || x.size(-1) == 1) return x.detach();
+  const Tensor out = empty_like(x);
+  copy(x, out);
+  return out;
+}
+
+inline Tensor contiguous_constant(const Tensor& x) {
+  if (x.is_contiguous()) return x.detach();
+  const Tensor out = empty_like(x);
+  copy(x, out);
+  return out;
+}
+
+inline kernels::Sequences sequences_of(const SequenceLayout& layout) {
+  return {layout.sequences(), layout.offsets.data<std::int32_t>(), layout.position.data<std::int32_t>(),
+          layout.sample.data<std::int64_t>()};
+}
+
+inline kernels::DropoutMask mask_of(const RowCoordinates& rows, const DropoutOptions& options) {
+  return {static_cast<float>(options.rate), options.stream, rows.sample.data<std::int64_t>(),
+          rows.position.data<std::int32_t>()};
+}
+
+inline void require_floating(const char* op, const Tensor& x) {
+  require(x.defined() && is_floating(x.dtype()), "{}: the input must be floating, got {}", op,
+          x.defined() ? std::string(name(x.dtype())) : "an undefined tensor");
+}
+
+inline void require_rate(const char* op, double rate) {
+  require(rate >= 0 && rate < 1, "{}: the rate must lie in [0, 1), got {}", op, rate);
+}
+
+/// Axis counted from the start; throws when it does not exist.
+inline int positive_axis(const char* op, const Tensor& x, int axis) {
+  require(axis >= -x.rank() && axis < x.rank(), "{}: axis {} does not exist in shape {}", op, axis, x.shape());
+  return axis < 0 ? axis + x.rank() : axis;
+}
+
+}  // namespace tern

@@ -1,0 +1,29 @@
+// The list of tasks.
+#include <algorithm>
+
+#include "tasks/kinds.h"
+
+namespace tern {
+
+const std::vector<TaskKind>& task_kinds() {
+  static const std::vector all{tasks::listops_task()};
+  return all;
+}
+
+std::span<const ChoiceKind> task_choices() {
+  static const std::vector choices = [] {
+    std::vector<ChoiceKind> out;
+    for (const TaskKind& kind : task_kinds()) out.push_back(kind.config);
+    return out;
+  }();
+  return choices;
+}
+
+Task make_task(const Choice& config) {
+  const auto& kinds = task_kinds();
+  const auto found = std::find_if(kinds.begin(), kinds.end(), [&](const TaskKind& kind) { return kind.name == config.kind(); });
+  ensure(found != kinds.end(), "task: no kind {}", config.kind());
+  return found->make(config);
+}
+
+}  // namespace tern

@@ -1,0 +1,17 @@
+// Parameters and moments as safetensors files.
+#pragma once
+
+#include "io/safetensors.h"
+#include "tern/checkpoint.h"
+
+namespace tern {
+
+/// Bytes of a contiguous host tensor.
+inline std::span<const std::byte> bytes_of(const Tensor& x) {
+  return {x.address(), static_cast<std::size_t>(x.count()) * size_of(x.dtype())};
+}
+
+void save_moments(const std::filesystem::path& file, const ParameterStore& store, const AdamW& optimizer);
+void load_moments(const std::filesystem::path& file, const ParameterStore& store, AdamW& optimizer);
+
+}  // namespace tern

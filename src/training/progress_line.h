@@ -1,0 +1,33 @@
+// The line that tells a person how training goes: rewritten in place on a terminal, one plain line now and then elsewhere.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace tern {
+
+struct StepReport {
+  std::int64_t step = 0, steps = 0;
+  double loss = 0, accuracy = 0;
+  double tokens_per_second = 0, steps_per_second = 0;
+  std::int64_t memory_bytes = 0;
+};
+
+class ProgressLine {
+ public:
+  ProgressLine();
+  ~ProgressLine();
+  void show(const StepReport& report);
+  /// Ends an open terminal line, so that other output starts on its own.
+  void finish();
+
+ private:
+  bool is_terminal_, is_open_ = false;
+  std::chrono::steady_clock::time_point last_;
+};
+
+/// "1:02:03" or "02:03".
+std::string clock_text(double seconds);
+
+}  // namespace tern

@@ -1,0 +1,95 @@
+#include "training/run_folder.h"
+
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "base/blas.h"
+#include "io/atomic_file.h"
+#include "tern/build_info.h"
+#include "tern/logging.h"
+
+namespace tern {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A resumed run may differ from the folder's configuration in changeable keys only.
+void check_configuration(const fs::path& file, const ExperimentConfig& config) {
+  ExperimentConfig before;
+  config::load(before, file);
+  std::string differences;
+  for (const config::Difference& difference : config::diff(before, config))
+    if (!difference.changeable)
+      differences += "\n  " + difference.key + ": " + difference.before.value_or("(absent)") + " there, " +
+                     difference.after.value_or("(absent)") + " now";
+  if (!differences.empty())
+    throw_error(ExitCode::bad_config,
+                "{}: holds a run with another configuration; choose another --out, or undo the changes:{}",
+                file.parent_path(), differences);
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const fs::path& path, const ExperimentConfig& config) : path_(path) {
+  io::make_directory(path_);
+  io::make_directory(checkpoints());
+  if (fs::exists(file("config.resolved.yaml"))) check_configuration(file("config.resolved.yaml"), config);
+  io::write_file(file("config.resolved.yaml"), config::dump(config));
+  io::write_file(file("environment.json"), io::dump_json(environment_json(), 2) + "\n");
+  logging::open_file(file("log.txt"));
+}
+
+void RunFolder::open_metrics(std::int64_t step) {
+  const fs::path path = file("metrics.jsonl");
+  std::string kept;
+  if (fs::exists(path) && step > 0) {
+    std::ifstream rows(path);
+    for (std::string line; std::getline(rows, line);) {
+      if (rows.eof()) break;  // a line without its end was cut by a kill
+      const io::Json row = io::Json::parse(line, nullptr, false);
+      if (row.is_object() && row.contains("step") && row["step"].is_number() && row["step"] <= step) kept += line + "\n";
+    }
+  }
+  io::write_file(path, kept);
+  metrics_ = std::make_unique<io::OutputFile>(path, io::OutputFile::Mode::append);
+}
+
+void RunFolder::write_row(const io::Json& row) {
+  try {
+    const std::string line = io::dump_json(row) + "\n";
+    metrics_->write(std::as_bytes(std::span(line)));
+  } catch (const Error& error) {
+    if (!has_warned_) logging::warning("metrics", "rows are being lost: {}", error.what());
+    has_warned_ = true;
+  }
+}
+
+void RunFolder::write_json(const std::string& name, const io::Json& value) {
+  io::write_file(file(name), io::dump_json(value, 2) + "\n");
+}
+
+io::Json environment_json() {
+  utsname system{};
+  uname(&system);
+  std::string processor = "unknown";
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);)
+    if (line.starts_with("model name")) {
+      processor = line.substr(line.find(':') + 2);
+      break;
+    }
+  return {{"tern", build_info().version},
+          {"commit", build_info().commit},
+          {"compiler", build_info().compiler},
+          {"cuda", build_info().cuda},
+          {"system", std::string(system.sysname) + " " + system.release},
+          {"processor", processor},
+          {"instruction_set", "x86-64-" + std::string(name(cpu_isa()))},
+          {"threads", threads()},
+          {"cores", static_cast<std::int64_t>(sysconf(_SC_NPROCESSORS_ONLN))},
+          {"blas", blas::description()}};
+}
+
+}  // namespace tern

@@ -1,0 +1,39 @@
+// A run's folder on disk: config.resolved.yaml, environment.json, metrics.jsonl, log.txt, initial.safetensors,
+// checkpoints/, anomalies, result.json.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "io/file_system.h"
+#include "io/json.h"
+#include "tern/experiment.h"
+
+namespace tern {
+
+class RunFolder {
+ public:
+  /// Makes the folder. A folder that holds another run's configuration is refused (bad_config) unless only changeable
+  /// keys differ.
+  RunFolder(const std::filesystem::path& path, const ExperimentConfig& config);
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+  std::filesystem::path file(const std::string& name) const { return path_ / name; }
+
+  /// Drops the rows of metrics.jsonl that come after `step` (a resumed run writes them again) and opens it for appending.
+  void open_metrics(std::int64_t step);
+  /// Appends one row. A disk that is full costs rows and a warning, not the run.
+  void write_row(const io::Json& row);
+  void write_json(const std::string& name, const io::Json& value);
+
+ private:
+  std::filesystem::path path_;
+  std::unique_ptr<io::OutputFile> metrics_;
+  bool has_warned_ = false;
+};
+
+/// Versions, processor, libraries and build of this process.
+io::Json environment_json();
+
+}  // namespace tern

@@ -1,0 +1,126 @@
+#include "support/attention_by_definition.h"
+#include "support/golden.h"
+#include "support/op_case.h"
+#include "support/thrown_error.h"
+#include "support/tolerance.h"
+#include "tern/ops.h"
+
+namespace tern::test {
+namespace {
+
+const std::vector<std::vector<int>> batches{{1}, {7, 0, 1, 17}, {67}};
+
+TEST(SoftmaxAttention, ragged_batches) {
+  std::vector<OpCase> cases;
+  for (const std::vector<int>& lengths : batches)
+    for (const std::int64_t width : {1, 5, 32}) {
+      const SequenceLayout layout = layout_of(lengths, 200);
+      const Shape shape{layout.tokens(), 2, width};
+      const double scale = 1 / std::sqrt(static_cast<double>(width));
+      cases.push_back({.name = format_text("softmax_attention of {}, width {}", lengths, width),
+                       .inputs = {normal_array(shape, 150), normal_array(shape, 151), normal_array(shape, 152)},
+                       .function = one_result([=](auto x) {
+                         return softmax_attention(x[0], x[1], x[2], layout, scale, {0, test_stream(1)});
+                       }),
+                       .reference = one_array(
+                           [=](const Arrays& x) { return attended(x, layout, softmax_weights(scale)); }),
+                       .reduction_length = 67 + width});
+    }
+  check(cases);
+}
+
+TEST(SoftmaxAttention, with_dropout_is_differentiated_through_its_own_mask) {
+  const SequenceLayout layout = layout_of({9, 4}, 20);
+  const Shape shape{13, 2, 3};
+  const std::vector<Tensor> inputs{tensor_of(normal_array(shape, 1), DType::float64),
+                                   tensor_of(normal_array(shape, 2), DType::float64),
+                                   tensor_of(normal_array(shape, 3), DType::float64)};
+  const auto dropped = one_result(
+      [&](auto x) { return softmax_attention(x[0], x[1], x[2], layout, 0.5, {0.4, test_stream(2)}); });
+  for (const std::string& line : gradient_failures(dropped, inputs)) ADD_FAILURE() << line;
+}
+
+TEST(SoftmaxAttention, matches_golden_values) {
+  const Golden golden("softmax_attention");
+  const SequenceLayout layout = layout_of({9, 1, 0, 17}, 20);
+  ASSERT_EQ(layout.offsets.to_vector<std::int32_t>(), golden.integers("offsets"));
+  std::vector<Tensor> in;
+  for (const char* name : {"q", "k", "v"}) in.push_back(leaf(golden.tensor(name)));
+  const Tensor out = softmax_attention(in[0], in[1], in[2], layout, 1 / std::sqrt(6.0), {0, test_stream(1)});
+  const Tensor dout = golden.tensor("dout");
+  backward(std::span(&out, 1), std::span(&dout, 1));
+  EXPECT_EQ(difference(out.to_vector<double>(), golden.values("out"), 1e-12), "");
+  for (std::size_t i = 0; i < 3; ++i)
+    EXPECT_EQ(difference(gradient_of(in[i]).to_vector<double>(), golden.values(std::array{"dq", "dk", "dv"}[i]), 1e-12), "");
+}
+
+/// Rows are unit vectors; away from the poles, where the derivative of arccos is not bounded.
+TEST(BernoulliExpectation, both_gradients) {
+  std::vector<OpCase> cases;
+  for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
+    for (const std::vector<int>& lengths : batches)
+      for (const int bits : {1, 8, 11}) {
+        const SequenceLayout layout = layout_of(lengths, 200);
+        const Shape shape{layout.tokens(), 2, 16};
+        cases.push_back({.name = format_text("bernoulli_expectation of {}, {} bits, gradient {}", lengths, bits, gradient),
+                         .inputs = {unit_array(normal_array(shape, 153)), unit_array(normal_array(shape, 154)),
+                                    normal_array(shape, 155)},
+                         .function = one_result([=](auto x) {
+                           return bernoulli_expectation(x[0], x[1], x[2], layout, bits, gradient);
+                         }),
+                         .reference =
+                             one_array([=](const Arrays& x) { return attended(x, layout, bernoulli_weights(bits)); }),
+                         .reduction_length = 83,
+                         .gradient = [=](const Arrays& x, const Arrays& dy) {
+                           return bernoulli_gradients(x, dy[0], layout, bits, gradient);
+                         }});
+      }
+  check(cases);
+}
+
+TEST(BernoulliExpectation, the_exact_gradient_is_the_derivative) {
+  const SequenceLayout layout = layout_of({9, 4}, 20);
+  const Shape shape{13, 2, 8};
+  const std::vector<Tensor> inputs{tensor_of(unit_array(normal_array(shape, 1)), DType::float64),
+                                   tensor_of(unit_array(normal_array(shape, 2)), DType::float64),
+                                   tensor_of(normal_array(shape, 3), DType::float64)};
+  const auto with = [&](BernoulliGradient gradient) {
+    return one_result(
+        [&, gradient](auto x) { return bernoulli_expectation(x[0], x[1], x[2], layout, 7, gradient); });
+  };
+  for (const std::string& line : gradient_failures(with(BernoulliGradient::exact), inputs)) ADD_FAILURE() << line;
+  // the surrogate is a lower bound of the derivative: the check must tell them apart, for q and for k
+  EXPECT_EQ(gradient_failures(with(BernoulliGradient::surrogate), inputs).size(), 2);
+}
+
+/// Some keys equal a query or are opposite to one.
+TEST(BernoulliExpectation, matches_golden_values) {
+  const Golden golden("yoso_expectation");
+  const SequenceLayout layout = layout_of({9, 1, 0, 17}, 20);
+  const Tensor dy = golden.tensor("dy");
+  for (const int bits : {1, 8, 11})
+    for (const auto& [name, gradient] :
+         {std::pair{"surrogate", BernoulliGradient::surrogate}, std::pair{"exact", BernoulliGradient::exact}}) {
+      const std::string prefix = format_text("unit.bits_{}.", bits);
+      const Tensor q = leaf(golden.tensor("unit.q")), k = leaf(golden.tensor("unit.k")), v = leaf(golden.tensor("v"));
+      const Tensor y = bernoulli_expectation(q, k, v, layout, bits, gradient);
+      backward(std::span(&y, 1), std::span(&dy, 1));
+      EXPECT_EQ(difference(y.to_vector<double>(), golden.values(prefix + "y"), 1e-11), "");
+      EXPECT_EQ(difference(gradient_of(q).to_vector<double>(), golden.values(prefix + name + ".dq"), 1e-9), "");
+      EXPECT_EQ(difference(gradient_of(k).to_vector<double>(), golden.values(prefix + name + ".dk"), 1e-9), "");
+      EXPECT_EQ(difference(gradient_of(v).to_vector<double>(), golden.values(prefix + "dv"), 1e-11), "");
+    }
+}
+
+TEST(Attention, mistakes_are_named) {
+  const SequenceLayout layout = layout_of({2}, 4);
+  const Tensor x = zeros({2, 3, 4}, DType::float32), y = zeros({3, 3, 4}, DType::float32);
+  EXPECT_TRUE(mentions(thrown_error([&] { softmax_attention(y, y, y, layout, 1, {0, test_stream(1)}); }),
+                       "softmax_attention: q, k and v must be [2, heads, width] of one type"));
+  EXPECT_TRUE(mentions(thrown_error([&] { softmax_attention(x, x, x, layout, 1, {1, test_stream(1)}); }), "the rate"));
+  EXPECT_TRUE(mentions(thrown_error([&] { bernoulli_expectation(x, x, x, layout, 0, BernoulliGradient::exact); }),
+                       "bernoulli_expectation: bits must lie in [1, 20], got 0"));
+}
+
+}  // namespace
+}  // namespace tern::test

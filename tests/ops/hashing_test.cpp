@@ -1,0 +1,154 @@
+#include <map>
+
+#include "support/attention_by_definition.h"
+#include "support/op_case.h"
+#include "support/thrown_error.h"
+#include "support/tolerance.h"
+#include "tern/ops.h"
+
+namespace tern::test {
+namespace {
+
+constexpr auto surrogate = BernoulliGradient::surrogate;
+
+struct Sample {
+  SequenceLayout layout;
+  std::vector<Tensor> qkv;
+};
+
+Sample sample_of(const std::vector<int>& lengths, std::int64_t width, DType dtype = DType::float64) {
+  const SequenceLayout layout = layout_of(lengths, 200);
+  const Shape shape{layout.tokens(), 2, width};
+  return {layout,
+          {tensor_of(unit_array(normal_array(shape, 160)), dtype), tensor_of(unit_array(normal_array(shape, 161)), dtype),
+           tensor_of(normal_array(shape, 162), dtype)}};
+}
+
+/// Code of row `token` of head `head` under hash `hash`.
+std::int64_t code_at(const std::vector<std::int32_t>& codes, std::int64_t hashes, std::int64_t tokens,
+                     std::int64_t head, std::int64_t hash, std::int64_t token) {
+  return codes[static_cast<std::size_t>((head * hashes + hash) * tokens + token)];
+}
+
+/// C_ij: the share of hashes in which query i and key j of one sequence and head have one code.
+std::map<std::array<std::int64_t, 3>, double> collisions(const Sample& in, const HashOptions& options,
+                                                         const RandomStream& stream) {
+  const auto q = cast(hash_codes(in.qkv[0], in.layout, options, stream), DType::int32).to_vector<std::int32_t>();
+  const auto k = cast(hash_codes(in.qkv[1], in.layout, options, stream), DType::int32).to_vector<std::int32_t>();
+  const auto offsets = in.layout.offsets.to_vector<std::int32_t>();
+  std::map<std::array<std::int64_t, 3>, double> out;
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+    for (std::int64_t h = 0; h < 2; ++h)
+      for (std::int64_t i = offsets[s]; i < offsets[s + 1]; ++i)
+        for (std::int64_t j = offsets[s]; j < offsets[s + 1]; ++j)
+          for (std::int64_t r = 0; r < options.hashes; ++r)
+            if (code_at(q, options.hashes, in.layout.tokens(), h, r, i) ==
+                code_at(k, options.hashes, in.layout.tokens(), h, r, j))
+              out[{h, i, j}] += 1.0 / options.hashes;
+  return out;
+}
+
+TEST(HashCodes, have_their_shape_type_and_range) {
+  const Sample in = sample_of({5, 0, 3}, 7);
+  for (const int bits : {1, 9, 16, 17, 20}) {
+    const Tensor codes = hash_codes(in.qkv[0], in.layout, {HashFamily::gaussian, 3, bits}, test_stream(1));
+    EXPECT_EQ(codes.shape(), (Shape{2, 3, 8}));
+    EXPECT_EQ(codes.dtype(), bits <= 16 ? DType::uint16 : DType::int32);
+    std::int64_t largest = 0;
+    for (const std::int32_t code : cast(codes, DType::int32).to_vector<std::int32_t>()) {
+      EXPECT_TRUE(code >= 0 && code < 1 << bits);
+      largest = std::max<std::int64_t>(largest, code);
+    }
+    EXPECT_GE(largest, (1 << bits) / 4) << "the high bits are never used";
+  }
+}
+
+TEST(HashCodes, do_not_depend_on_the_scale_or_the_packing) {
+  const Sample in = sample_of({5, 9}, 12);
+  for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard}) {
+    const HashOptions options{family, 4, 6};
+    const auto codes = hash_codes(in.qkv[0], in.layout, options, test_stream(2)).to_vector<std::uint16_t>();
+    EXPECT_EQ(hash_codes(affine(in.qkv[0], 3.5), in.layout, options, test_stream(2)).to_vector<std::uint16_t>(), codes);
+    const SequenceLayout alone =
+        make_layout({0, 9}, slice(in.layout.position, 0, 5, 9).to_vector<std::int32_t>(), {41}, 200);
+    const auto second = hash_codes(slice(in.qkv[0], 0, 5, 9), alone, options, test_stream(2)).to_vector<std::uint16_t>();
+    for (std::size_t row = 0; row < 8; ++row)
+      for (std::size_t token = 0; token < 9; ++token) EXPECT_EQ(second[row * 9 + token], codes[row * 14 + 5 + token]);
+  }
+}
+
+/// y, dq, dk and dv by their formulas from the very codes: y_i = sum C_ij v_j and so on.
+TEST(BernoulliSample, equals_its_formula_for_the_same_codes) {
+  for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard})
+    for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
+      for (const int bits : {2, 5}) {
+        const Sample in = sample_of({1, 7, 0, 33}, 9);
+        const HashOptions options{family, 5, bits};
+        const RandomStream stream = test_stream(3);
+        const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
+        const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient, stream);
+        const Tensor dy = random_weights(std::span(&y, 1), 5)[0];
+        backward(std::span(&y, 1), std::span(&dy, 1));
+        const Array q = array_of(in.qkv[0]), k = array_of(in.qkv[1]), v = array_of(in.qkv[2]), g = array_of(dy);
+        Arrays expected(4, Array(q.shape));
+        for (const auto& [at, share] : collisions(in, options, stream)) {
+          const std::int64_t a = (at[1] * 2 + at[0]) * 9, b = (at[2] * 2 + at[0]) * 9;
+          double dot = 0, cosine = 0;
+          for (std::int64_t c = 0; c < 9; ++c) dot += g[a + c] * v[b + c], cosine += q[a + c] * k[b + c];
+          const double s = std::clamp(cosine, -cosine_limit, cosine_limit);
+          const double weight =
+              share * dot *
+              (gradient == surrogate ? bits / 2.0 : bits / ((std::numbers::pi - std::acos(s)) * std::sqrt(1 - s * s)));
+          for (std::int64_t c = 0; c < 9; ++c) {
+            expected[0][a + c] += share * v[b + c];
+            expected[1][a + c] += weight * k[b + c];
+            expected[2][b + c] += weight * q[a + c];
+            expected[3][b + c] += share * g[a + c];
+          }
+        }
+        EXPECT_EQ(difference(y.to_vector<double>(), expected[0].values, 1e-12), "");
+        for (std::size_t i = 0; i < 3; ++i)
+          EXPECT_EQ(difference(gradient_of(leaves[i]).to_vector<double>(), expected[i + 1].values, 1e-10), "") << i;
+      }
+}
+
+TEST(BernoulliSample, same_stream_same_bits_for_any_thread_count) {
+  const Sample in = sample_of({150, 7, 40}, 32, DType::float32);
+  const int before = threads();
+  std::vector<std::vector<float>> first;
+  for (const int count : {1, 2, 3, 1}) {
+    set_threads(count);
+    const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
+    const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, {HashFamily::gaussian, 8, 4},
+                                      surrogate, test_stream(4));
+    backward(y);
+    std::vector<std::vector<float>> all{y.to_vector<float>()};
+    for (const Tensor& x : leaves) all.push_back(gradient_of(x).to_vector<float>());
+    if (first.empty()) first = all;
+    EXPECT_EQ(all, first) << count << " threads";
+  }
+  set_threads(before);
+}
+
+/// float32 rows hash to the codes of the same rows in float64, but for ties: the sums differ by rounding only.
+TEST(BernoulliSample, float32_follows_float64) {
+  const Sample exact = sample_of({40, 3}, 16);
+  const auto run = [&](DType dtype) {
+    return bernoulli_sample(cast(exact.qkv[0], dtype), cast(exact.qkv[1], dtype), cast(exact.qkv[2], dtype),
+                            exact.layout, {HashFamily::gaussian, 8, 4}, surrogate, test_stream(4))
+        .to_vector<double>();
+  };
+  EXPECT_EQ(difference(run(DType::float32), run(DType::float64), tolerance(DType::float32, 40)), "");
+}
+
+TEST(BernoulliSample, mistakes_are_named) {
+  const Sample in = sample_of({3}, 4);
+  const auto run = [&](HashOptions options) {
+    return bernoulli_sample(in.qkv[0], in.qkv[1], in.qkv[2], in.layout, options, surrogate, test_stream(1));
+  };
+  EXPECT_TRUE(mentions(thrown_error([&] { run({HashFamily::gaussian, 0, 4}); }), "hashes must be at least 1, got 0"));
+  EXPECT_TRUE(mentions(thrown_error([&] { run({HashFamily::gaussian, 4, 21}); }), "bits must lie in [1, 20], got 21"));
+}
+
+}  // namespace
+}  // namespace tern::test

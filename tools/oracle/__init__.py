@@ -1,0 +1,1 @@
+"""Reference implementations in PyTorch: golden files and comparisons are made with them."""
