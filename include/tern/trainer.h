@@ -35,6 +35,7 @@ struct RunOptions {
 struct RunResult {
   Progress progress;
   TestScore test;  ///< of the best checkpoint on dev
+  double test_majority = 0;  ///< share of the most frequent test label
   std::string fingerprint;
 };
 

@@ -1,9 +1,10 @@
 // The command line, one file for each command group. Results go to stdout, messages to stderr.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
+
+#include <CLI/CLI.hpp>
 
 namespace tern::app {
 

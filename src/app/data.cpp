@@ -1,7 +1,7 @@
 // tern data prepare|verify|info
+#include <algorithm>
 #include <chrono>
-#include <fstream>
-#include <iostream>
+#include <optional>
 
 #include "app/commands.h"
 #include "app/output.h"
@@ -126,7 +126,7 @@ void verify_data(const std::vector<std::string>& paths) {
       file.verify();
       print(format_text("ok       {}: {} records\n", path, file.count()));
     } catch (const Error& error) {
-      print(format_text("damaged  {}\n", path));
+      print(format_text("{}{}\n", error.code() == ExitCode::bad_data ? "damaged  " : "missing  ", path));
       logging::write(logging::Level::error, "data", error.what());
       last = error;
       ++damaged;

@@ -1,7 +1,95 @@
+// tern describe CONFIG
 #include "app/commands.h"
+#include "app/experiment_options.h"
+#include "app/output.h"
+#include "training/cost.h"
 
 namespace tern::app {
+namespace {
 
-void add_describe_command(CLI::App&) {}
+struct DescribeOptions {
+  ExperimentOptions experiment;
+  std::vector<std::int64_t> lengths{512, 1024, 2048, 4096, 8192, 16384};
+  bool as_json = false;
+};
+
+io::Json parameters_json(const ParameterStore& store) {
+  io::Json rows = io::Json::array();
+  for (const Parameter& parameter : store.parameters())
+    rows.push_back(
+        {{"path", parameter.path},
+         {"shape", std::vector<std::int64_t>(parameter.value.shape().begin(), parameter.value.shape().end())},
+         {"count", parameter.value.count()}});
+  return rows;
+}
+
+io::Json cost_json(const Experiment& experiment, std::int64_t length) {
+  const TrainingConfig& training = experiment.config.training;
+  const auto cost = [&](std::int64_t examples) {
+    return estimate_cost(experiment.config.model, experiment.task.interface, experiment.store.count(), examples,
+                         length);
+  };
+  return {{"length", length},
+          {"forward_operations", cost(1).forward_operations},
+          {"training_operations", cost(1).training_operations},
+          {"step_operations", cost(training.batch_size).training_operations},
+          {"step_bytes", cost(training.batch_size / training.accumulate).training_bytes}};
+}
+
+void print_parameters(const ParameterStore& store) {
+  std::vector<Row> rows{{"parameter", "shape", "count"}};
+  for (const Parameter& parameter : store.parameters())
+    rows.push_back({parameter.path, to_text(parameter.value.shape()), thousands_text(parameter.value.count())});
+  rows.push_back({"total", "", thousands_text(store.count())});
+  print("\n" + table_text(rows));
+}
+
+void print_costs(const io::Json& costs, const TrainingConfig& training) {
+  std::vector<Row> rows{{"length", "forward FLOP", "forward + backward", "step", "step memory"}};
+  for (const io::Json& cost : costs)
+    rows.push_back({thousands_text(cost["length"].get<std::int64_t>()),
+                    quantity_text(cost["forward_operations"].get<double>()),
+                    quantity_text(cost["training_operations"].get<double>()),
+                    quantity_text(cost["step_operations"].get<double>()),
+                    bytes_text(cost["step_bytes"].get<double>())});
+  print(format_text("\nestimates by length: one example, and a step of {} in {} part(s)\n", training.batch_size,
+                    training.accumulate) +
+        table_text(rows));
+}
+
+void describe(const DescribeOptions& options) {
+  const ExperimentConfig config = load_experiment(options.experiment);
+  const Experiment experiment(config);
+  io::Json costs = io::Json::array();
+  for (const std::int64_t length : options.lengths) costs.push_back(cost_json(experiment, length));
+  if (options.as_json)
+    return print_json({{"task", config.task.kind()},
+                       {"attention", config.model.attention.kind()},
+                       {"config", config::dump(config)},
+                       {"parameters", parameters_json(experiment.store)},
+                       {"parameter_count", experiment.store.count()},
+                       {"costs", costs}});
+  print(config::dump(config));
+  print_parameters(experiment.store);
+  print_costs(costs, config.training);
+}
+
+}  // namespace
+
+void add_describe_command(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("describe", "parameters, operations and memory of a configuration; needs no data");
+  auto options = std::make_shared<DescribeOptions>();
+  command->footer(
+      "Examples: tern describe configs/lra/listops.yaml\n"
+      "          tern describe configs/lra/listops.yaml --set model.attention.kind=yoso --lengths 2048,65536");
+  add_experiment_options(*command, options->experiment);
+  command->add_option("--lengths", options->lengths, "sequence lengths in tokens, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--json", options->as_json, "print JSON");
+  command->callback([options] { describe(*options); });
+}
 
 }  // namespace tern::app

@@ -1,10 +1,11 @@
 // The arguments that every command on an experiment takes: CONFIG and --set.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include <CLI/CLI.hpp>
 
 #include "tern/experiment.h"
 
@@ -17,7 +18,9 @@ struct ExperimentOptions {
 
 inline void add_experiment_options(CLI::App& command, ExperimentOptions& options) {
   command.add_option("config", options.file, "experiment file (YAML)")->required();
-  command.add_option("--set", options.overrides, "override one key: model.attention.kind=yoso (repeatable)")
+  command
+      .add_option("--set", options.overrides,
+                  "override one key: model.attention.kind=yoso (repeatable; tern config keys lists them)")
       ->allow_extra_args(false);
 }
 

@@ -30,6 +30,7 @@ void print_result(const RunResult& result, const ExperimentConfig& config,
               config.task.kind().c_str(), static_cast<long long>(result.progress.step));
   print_percent("dev accuracy (best)", result.progress.best_accuracy);
   print_percent("test accuracy", result.test.all.accuracy);
+  print_percent("test majority class", result.test_majority);
   print_percent("test accuracy, drop last", result.test.drop_last.accuracy);
   std::printf("%-28s %s\n", "fingerprint", result.fingerprint.c_str());
   std::printf("%-28s %s\n", "run folder", folder.c_str());

@@ -1,4 +1,5 @@
-// Matrix products of the BLAS library found at start, one thread each: the loops around them are ours.
+// Matrix products of OpenBLAS, one thread each: the loops around them are ours. It chooses its kernels by processor;
+// OPENBLAS_CORETYPE overrides that.
 #pragma once
 
 #include <cstdint>

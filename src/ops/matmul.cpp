@@ -77,6 +77,10 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, Act
           input.dtype(), input.shape(), weight.dtype(), weight.shape());
   require(!bias.defined() || bias.shape() == Shape{weight.size(0)}, "linear: the bias must be [{}], got {}",
           weight.size(0), bias.defined() ? bias.shape() : Shape{});
+  // The closure holds the gradient buffers of both inputs at once, so they must be two.
+  if (weight.requires_gradient() && weight.edge().node == input.edge().node &&
+      weight.edge().output == input.edge().output)
+    return linear(input, affine(weight, 1), bias, activation);
   const auto kind = static_cast<kernels::Activation>(activation);
   const Tensor x = contiguous_constant(input), w = contiguous_constant(weight);
   const std::int64_t outputs = w.size(0);

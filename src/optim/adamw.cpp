@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 
 #include "core/dispatch.h"
 #include "kernels/update.h"
@@ -22,11 +23,14 @@ AdamW::AdamW(ParameterStore& store, const OptimizerConfig& config)
       v_(zeros(store.values().shape(), store.dtype(), store.device())) {
   std::int64_t first = 0;
   const auto& parameters = store.parameters();
-  for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter) {  // the flat block's order
+  for (auto parameter = parameters.rbegin(); parameter != parameters.rend();
+       ++parameter) {  // the flat block's order
     const std::int64_t count = parameter->value.count();
     const bool decays = parameter->value.rank() >= 2;
-    if (!ranges_.empty() && ranges_.back().decays == decays) ranges_.back().count += count;
-    else ranges_.push_back({first, count, decays});
+    if (!ranges_.empty() && ranges_.back().decays == decays)
+      ranges_.back().count += count;
+    else
+      ranges_.push_back({first, count, decays});
     first += count;
   }
 }
@@ -35,19 +39,29 @@ void AdamW::step(StepState& state, double loss, std::int64_t targets) {
   const Tensor &gradient = store_.gradients(), &values = store_.values();
   dispatch(values, [&]<class T>(auto& device, Type<T>) {
     const double mean = 1.0 / static_cast<double>(std::max<std::int64_t>(targets, 1));
-    state.gradient_norm = mean * std::sqrt(kernels::sum_of_squares<T>(device, gradient.count(), gradient.data<T>()));
-    state.is_finite = std::isfinite(state.gradient_norm) && std::isfinite(loss);
-    if (!state.is_finite) return;
+    state.gradient_norm =
+        mean * std::sqrt(kernels::sum_of_squares<T>(device, gradient.count(), gradient.data<T>()));
     const bool is_clipped = config_.clip_norm > 0 && state.gradient_norm > config_.clip_norm;
+    const double applied_norm = is_clipped ? config_.clip_norm : state.gradient_norm;
+    // The square goes into the second moment and must not overflow there.
+    state.is_finite = std::isfinite(state.gradient_norm) && std::isfinite(loss) &&
+                      applied_norm * applied_norm <= static_cast<double>(std::numeric_limits<T>::max());
+    if (!state.is_finite) return;
     state.gradient_scale = is_clipped ? mean * config_.clip_norm / state.gradient_norm : mean;
     ++updates_;
     const auto count = static_cast<double>(updates_);
-    kernels::AdamStep update{state.learning_rate, state.beta1, config_.beta2, config_.epsilon, 0,
-                             1 - std::pow(state.beta1, count), 1 - std::pow(config_.beta2, count), state.gradient_scale};
+    kernels::AdamStep update{state.learning_rate,
+                             state.beta1,
+                             config_.beta2,
+                             config_.epsilon,
+                             0,
+                             1 - std::pow(state.beta1, count),
+                             1 - std::pow(config_.beta2, count),
+                             state.gradient_scale};
     for (const Range& range : ranges_) {
       update.weight_decay = range.decays ? config_.weight_decay : 0;
-      kernels::adamw<T>(device, range.count, update, gradient.data<T>() + range.first, m_.data<T>() + range.first,
-                        v_.data<T>() + range.first, values.data<T>() + range.first);
+      kernels::adamw<T>(device, range.count, update, gradient.data<T>() + range.first,
+                        m_.data<T>() + range.first, v_.data<T>() + range.first, values.data<T>() + range.first);
     }
   });
 }

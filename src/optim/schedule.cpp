@@ -15,8 +15,9 @@ double warmup_factor(std::int64_t step, std::int64_t warmup) {
 
 /// Share of the way from the end of the warm-up to the end of training.
 double progress(std::int64_t step, std::int64_t warmup, std::int64_t steps) {
-  return std::clamp(static_cast<double>(step - warmup) / static_cast<double>(std::max<std::int64_t>(1, steps - warmup)), 0.0,
-                    1.0);
+  return std::clamp(
+      static_cast<double>(step - warmup) / static_cast<double>(std::max<std::int64_t>(1, steps - warmup)), 0.0,
+      1.0);
 }
 
 struct WarmupConfig {
@@ -37,7 +38,8 @@ struct LinearConfig : WarmupConfig {
 };
 
 struct CosineConfig : WarmupConfig {
-  static constexpr auto name = "cosine", summary = "down to zero along half a cosine (Loshchilov and Hutter 2017)";
+  static constexpr auto name = "cosine",
+                        summary = "down to zero along half a cosine (Loshchilov and Hutter 2017)";
   ScheduleValue at(std::int64_t step, std::int64_t steps) const {
     if (step < warmup) return {warmup_factor(step, warmup), {}};
     return {0.5 * (1 + std::cos(std::numbers::pi * progress(step, warmup, steps))), {}};
@@ -45,7 +47,8 @@ struct CosineConfig : WarmupConfig {
 };
 
 struct InverseSqrtConfig : WarmupConfig {
-  static constexpr auto name = "inverse_sqrt", summary = "falls as 1 / sqrt(step) (Vaswani et al. 2017, section 5.3)";
+  static constexpr auto name = "inverse_sqrt",
+                        summary = "falls as 1 / sqrt(step) (Vaswani et al. 2017, section 5.3)";
   ScheduleValue at(std::int64_t step, std::int64_t) const {
     if (step < warmup) return {warmup_factor(step, warmup), {}};
     const auto start = static_cast<double>(std::max<std::int64_t>(warmup, 1));
@@ -53,10 +56,12 @@ struct InverseSqrtConfig : WarmupConfig {
   }
 };
 
-/// One cycle (Smith and Topin 2018) with linear phases, as PyTorch's OneCycleLR: rate peak / start_division up to the
-/// peak at update warmup - 1, then down to peak / (start_division final_division) at the last; the momentum runs opposite.
+/// One cycle (Smith and Topin 2018) with linear phases, as PyTorch's OneCycleLR: rate peak / start_division up
+/// to the peak at update warmup - 1, then down to peak / (start_division final_division) at the last; the
+/// momentum runs opposite.
 struct OneCycleConfig {
-  static constexpr auto name = "one_cycle", summary = "one linear cycle of rate and momentum (the published LRA schedule)";
+  static constexpr auto name = "one_cycle",
+                        summary = "one linear cycle of rate and momentum (the published LRA schedule)";
   std::int64_t warmup = 1;
   double start_division = 25, final_division = 1e4;
   bool cycle_momentum = true;
@@ -73,12 +78,13 @@ struct OneCycleConfig {
     const double peak_step = static_cast<double>(warmup - 1), last = static_cast<double>(steps - 1);
     const double start = 1 / start_division, end = start / final_division, t = static_cast<double>(step);
     const bool is_rising = t <= peak_step;
-    const double share = is_rising ? t / std::max(peak_step, 1.0) : (t - peak_step) / std::max(last - peak_step, 1.0);
+    const double rising_share = peak_step > 0 ? t / peak_step : 1;
+    const double share = is_rising ? rising_share : (t - peak_step) / std::max(last - peak_step, 1.0);
     const auto between = [share](double from, double to) { return from + (to - from) * std::min(share, 1.0); };
     ScheduleValue value{is_rising ? between(start, 1) : between(1, end), {}};
-    if (peak_step == 0 && is_rising) value.rate = 1;
     if (!cycle_momentum) return value;
-    value.beta1 = is_rising ? between(highest_momentum, lowest_momentum) : between(lowest_momentum, highest_momentum);
+    value.beta1 =
+        is_rising ? between(highest_momentum, lowest_momentum) : between(lowest_momentum, highest_momentum);
     return value;
   }
 };
@@ -92,7 +98,9 @@ struct ScheduleOf final : Schedule {
 
 template <class... Configs>
 struct ScheduleList {
-  static std::vector<ChoiceKind> choices() { return {choice_kind<Configs>(Configs::name, Configs::summary)...}; }
+  static std::vector<ChoiceKind> choices() {
+    return {choice_kind<Configs>(Configs::name, Configs::summary)...};
+  }
   static std::unique_ptr<Schedule> make(const Choice& choice) {
     std::unique_ptr<Schedule> made;
     const auto try_make = [&]<class Config>(const Config*) {

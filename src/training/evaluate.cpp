@@ -4,6 +4,7 @@
 #include "tern/ops.h"
 #include "tern/trainer.h"
 #include "training/device_batch.h"
+#include "training/splits.h"
 
 namespace tern {
 namespace {
@@ -41,11 +42,7 @@ std::int64_t count_correct(const Tensor& logits, const Tensor& labels) {
 TestScore evaluate(Experiment& experiment, const std::filesystem::path& records, std::int64_t limit) {
   const NoGradientScope no_gradient;
   const auto file = std::make_shared<const data::RecordFile>(records);
-  data::LoaderOptions options;
-  options.batch_size = experiment.config.training.batch_size;
-  options.max_length = experiment.task.max_length;
-  options.padded_length = experiment.task.interface.padded_length;
-  options.mask_zero = experiment.task.mask_zero;
+  const data::LoaderOptions options = evaluation_loader_options(experiment);
   data::EvalLoader loader(file, options);
   Totals all, whole_batches;
   for (std::int64_t done = 0; limit == 0 || done < limit; ++done) {

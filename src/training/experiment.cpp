@@ -29,7 +29,8 @@ void RunConfig::fields(Fields& f) {
 void TrainingConfig::fields(Fields& f) {
   f("steps", steps, "updates", between(1, 4e9)).changeable();
   f("batch_size", batch_size, "examples of one update", at_least(1));
-  f("accumulate", accumulate, "parts that a batch is computed in, to save memory; must divide batch_size", at_least(1));
+  f("accumulate", accumulate, "parts that a batch is computed in, to save memory; must divide batch_size",
+    at_least(1));
   f("evaluate_every", evaluate_every, "updates between evaluations on dev", at_least(1));
   f("evaluate_batches", evaluate_batches, "batches of one dev evaluation; 0 means all", at_least(0));
   f("checkpoint_every", checkpoint_every, "updates between checkpoints", at_least(1)).changeable();

@@ -14,26 +14,40 @@ io::TensorRecord record_of(const std::string& name, const Tensor& x) {
 void read_into(const io::SafetensorsFile& file, const std::string& name, const Tensor& target) {
   const io::TensorRecord& record = file.at(name);
   if (record.dtype != target.dtype() || Shape(record.shape) != target.shape())
-    throw_error(ExitCode::bad_data, "{}: {} must be {} {}, got {} {}; the model differs from the one that wrote the file",
+    throw_error(ExitCode::bad_data,
+                "{}: {} must be {} {}, got {} {}; the model differs from the one that wrote the file",
                 file.path(), name, target.dtype(), target.shape(), record.dtype, Shape(record.shape));
   std::memcpy(target.address(), record.bytes.data(), record.bytes.size());
 }
 
 void require_no_other_tensors(const io::SafetensorsFile& file, std::size_t expected) {
   if (file.tensors().size() != expected)
-    throw_error(ExitCode::bad_data, "{}: must hold {} tensors, got {}; the model differs from the one that wrote the file",
+    throw_error(ExitCode::bad_data,
+                "{}: must hold {} tensors, got {}; the model differs from the one that wrote the file",
                 file.path(), expected, file.tensors().size());
 }
 
+/// A checkpoint folder is verified first: no damaged parameters are ever read from one.
 fs::path parameter_file_of(const fs::path& source) {
-  return fs::is_directory(source) ? source / "model.safetensors" : source;
+  if (!fs::is_directory(source)) return source;
+  if (const std::string fault = verify_checkpoint(source).fault; !fault.empty())
+    throw_error(ExitCode::bad_data, "{}", fault);
+  return source / "model.safetensors";
+}
+
+/// Paths in the order of the moments.
+std::string parameter_order(const ParameterStore& store) {
+  std::string order;
+  for (const Parameter& parameter : store.parameters()) order += (order.empty() ? "" : " ") + parameter.path;
+  return order;
 }
 
 }  // namespace
 
 void save_parameters(const fs::path& file, const ParameterStore& store) {
   std::vector<io::TensorRecord> records;
-  for (const Parameter& parameter : store.parameters()) records.push_back(record_of(parameter.path, parameter.value));
+  for (const Parameter& parameter : store.parameters())
+    records.push_back(record_of(parameter.path, parameter.value));
   io::write_safetensors(file, records, {{"format", "tern"}});
 }
 
@@ -46,9 +60,7 @@ void load_parameters(const fs::path& source, ParameterStore& store) {
 void save_moments(const fs::path& file, const ParameterStore& store, const AdamW& optimizer) {
   const std::vector records{record_of("first_moment", optimizer.first_moment()),
                             record_of("second_moment", optimizer.second_moment())};
-  std::string order;
-  for (const Parameter& parameter : store.parameters()) order += (order.empty() ? "" : " ") + parameter.path;
-  io::write_safetensors(file, records, {{"format", "tern"}, {"parameters", order}});
+  io::write_safetensors(file, records, {{"format", "tern"}, {"parameters", parameter_order(store)}});
 }
 
 void load_moments(const fs::path& path, const ParameterStore& store, AdamW& optimizer) {
@@ -56,6 +68,10 @@ void load_moments(const fs::path& path, const ParameterStore& store, AdamW& opti
   require_no_other_tensors(file, 2);
   ensure(store.values().count() == optimizer.first_moment().count(), "moments of {} for {} parameters",
          optimizer.first_moment().count(), store.values().count());
+  const auto order = file.metadata().find("parameters");
+  if (order == file.metadata().end() || order->second != parameter_order(store))
+    throw_error(ExitCode::bad_data,
+                "{}: belongs to other parameters; the model differs from the one that wrote the file", path);
   read_into(file, "first_moment", optimizer.first_moment());
   read_into(file, "second_moment", optimizer.second_moment());
 }
@@ -71,8 +87,10 @@ void average_checkpoints(const std::vector<fs::path>& checkpoints, const fs::pat
     for (std::size_t i = 0; i < file.tensors().size(); ++i) {
       const io::TensorRecord& record = is_first ? file.tensors()[i] : file.at(names[i]);
       if (record.dtype != DType::float32)
-        throw_error(ExitCode::bad_data, "{}: {} must be float32 to be averaged, got {}", file.path(), record.name, record.dtype);
-      const Tensor value = empty(Shape(record.shape), DType::float32), wide = empty(value.shape(), DType::float64);
+        throw_error(ExitCode::bad_data, "{}: {} must be float32 to be averaged, got {}", file.path(),
+                    record.name, record.dtype);
+      const Tensor value = empty(Shape(record.shape), DType::float32),
+                   wide = empty(value.shape(), DType::float64);
       std::memcpy(value.address(), record.bytes.data(), record.bytes.size());
       copy(value, wide);
       if (is_first) {

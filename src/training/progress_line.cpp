@@ -1,9 +1,9 @@
 #include "training/progress_line.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
+
+#include <unistd.h>
 
 #include "tern/logging.h"
 
@@ -14,10 +14,13 @@ constexpr std::chrono::duration<double> terminal_interval(0.2), plain_interval(1
 
 std::string text_of(const StepReport& report) {
   char text[200];
-  std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  accuracy %.3f  %.1f steps/s  %.0f tokens/s  %lld MiB  ETA %s",
-                static_cast<long long>(report.step), static_cast<long long>(report.steps), report.loss, report.accuracy,
-                report.steps_per_second, report.tokens_per_second, static_cast<long long>(report.memory_bytes >> 20),
-                clock_text(static_cast<double>(report.steps - report.step) / std::max(report.steps_per_second, 1e-9)).c_str());
+  std::snprintf(
+      text, sizeof text,
+      "step %lld/%lld  loss %.4f  accuracy %.3f  %.1f steps/s  %.0f tokens/s  %lld MiB  ETA %s",
+      static_cast<long long>(report.step), static_cast<long long>(report.steps), report.loss, report.accuracy,
+      report.steps_per_second, report.tokens_per_second, static_cast<long long>(report.memory_bytes >> 20),
+      clock_text(static_cast<double>(report.steps - report.step) / std::max(report.steps_per_second, 1e-9))
+          .c_str());
   return text;
 }
 
@@ -26,12 +29,15 @@ std::string text_of(const StepReport& report) {
 std::string clock_text(double seconds) {
   const auto total = static_cast<long long>(std::min(seconds, 3.6e6));
   char text[40];
-  if (total >= 3600) std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", total / 3600, total / 60 % 60, total % 60);
-  else std::snprintf(text, sizeof text, "%02lld:%02lld", total / 60, total % 60);
+  if (total >= 3600)
+    std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", total / 3600, total / 60 % 60, total % 60);
+  else
+    std::snprintf(text, sizeof text, "%02lld:%02lld", total / 60, total % 60);
   return text;
 }
 
-ProgressLine::ProgressLine() : is_terminal_(isatty(STDERR_FILENO) == 1), last_(std::chrono::steady_clock::now()) {}
+ProgressLine::ProgressLine()
+    : is_terminal_(isatty(STDERR_FILENO) == 1), last_(std::chrono::steady_clock::now()) {}
 ProgressLine::~ProgressLine() { finish(); }
 
 void ProgressLine::show(const StepReport& report) {

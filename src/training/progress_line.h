@@ -1,4 +1,5 @@
-// The line that tells a person how training goes: rewritten in place on a terminal, one plain line now and then elsewhere.
+// The line that tells a person how training goes: rewritten in place on a terminal, one plain line now and then
+// elsewhere.
 #pragma once
 
 #include <chrono>

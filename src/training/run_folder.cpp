@@ -1,9 +1,9 @@
 #include "training/run_folder.h"
 
+#include <fstream>
+
 #include <sys/utsname.h>
 #include <unistd.h>
-
-#include <fstream>
 
 #include "base/blas.h"
 #include "io/atomic_file.h"
@@ -35,11 +35,16 @@ void check_configuration(const fs::path& file, const ExperimentConfig& config) {
 RunFolder::RunFolder(const fs::path& path, const ExperimentConfig& config) : path_(path) {
   io::make_directory(path_);
   io::make_directory(checkpoints());
-  if (fs::exists(file("config.resolved.yaml"))) check_configuration(file("config.resolved.yaml"), config);
+  io::remove_temporaries(path_);
+  // Without a checkpoint there is nothing to continue, and so nothing that another configuration could spoil.
+  if (fs::exists(file("config.resolved.yaml")) && !fs::is_empty(checkpoints()))
+    check_configuration(file("config.resolved.yaml"), config);
   io::write_file(file("config.resolved.yaml"), config::dump(config));
   io::write_file(file("environment.json"), io::dump_json(environment_json(), 2) + "\n");
   logging::open_file(file("log.txt"));
 }
+
+RunFolder::~RunFolder() { logging::close_file(); }
 
 void RunFolder::open_metrics(std::int64_t step) {
   const fs::path path = file("metrics.jsonl");
@@ -49,7 +54,8 @@ void RunFolder::open_metrics(std::int64_t step) {
     for (std::string line; std::getline(rows, line);) {
       if (rows.eof()) break;  // a line without its end was cut by a kill
       const io::Json row = io::Json::parse(line, nullptr, false);
-      if (row.is_object() && row.contains("step") && row["step"].is_number() && row["step"] <= step) kept += line + "\n";
+      if (row.is_object() && row.contains("step") && row["step"].is_number() && row["step"] <= step)
+        kept += line + "\n";
     }
   }
   io::write_file(path, kept);
@@ -58,11 +64,13 @@ void RunFolder::open_metrics(std::int64_t step) {
 
 void RunFolder::write_row(const io::Json& row) {
   try {
-    const std::string line = io::dump_json(row) + "\n";
+    // A row that a full disk cut must not swallow the one after it.
+    const std::string line = (is_cut_ ? "\n" : "") + io::dump_json(row) + "\n";
     metrics_->write(std::as_bytes(std::span(line)));
+    is_cut_ = false;
   } catch (const Error& error) {
-    if (!has_warned_) logging::warning("metrics", "rows are being lost: {}", error.what());
-    has_warned_ = true;
+    if (!is_cut_) logging::warning("metrics", "rows are being lost: {}", error.what());
+    is_cut_ = true;
   }
 }
 

@@ -13,15 +13,20 @@ namespace tern {
 
 class RunFolder {
  public:
-  /// Makes the folder. A folder that holds another run's configuration is refused (bad_config) unless only changeable
-  /// keys differ.
+  /// Makes the folder and opens its log. A folder that holds checkpoints of another configuration is refused
+  /// (bad_config) unless only changeable keys differ.
   RunFolder(const std::filesystem::path& path, const ExperimentConfig& config);
+  /// Closes the log.
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   std::filesystem::path file(const std::string& name) const { return path_ / name; }
 
-  /// Drops the rows of metrics.jsonl that come after `step` (a resumed run writes them again) and opens it for appending.
+  /// Drops the rows of metrics.jsonl that come after `step` (a resumed run writes them again) and opens it for
+  /// appending.
   void open_metrics(std::int64_t step);
   /// Appends one row. A disk that is full costs rows and a warning, not the run.
   void write_row(const io::Json& row);
@@ -30,7 +35,7 @@ class RunFolder {
  private:
   std::filesystem::path path_;
   std::unique_ptr<io::OutputFile> metrics_;
-  bool has_warned_ = false;
+  bool is_cut_ = false;  ///< whether the last row may be half written
 };
 
 /// Versions, processor, libraries and build of this process.

@@ -1,6 +1,6 @@
-#include <unistd.h>
-
 #include <csignal>
+
+#include <unistd.h>
 
 #include "tern/trainer.h"
 

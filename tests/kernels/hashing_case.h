@@ -1,13 +1,13 @@
 // Ragged batches for the hashing tests, and comparisons that fail on empty ranges.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <cstdint>
 #include <numeric>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "kernels/hashing.h"
 
@@ -36,7 +36,8 @@ struct Batch {
     sample.resize(lengths.size());
     std::iota(sample.begin(), sample.end(), 100);
     const std::size_t size = static_cast<std::size_t>(tokens * heads * width);
-    const std::vector<float> drawn = normals(4 * size, 0), means = normals(static_cast<std::size_t>(8 * heads * width), 1);
+    const std::vector<float> drawn = normals(4 * size, 0),
+                             means = normals(static_cast<std::size_t>(8 * heads * width), 1);
     values.assign(drawn.begin(), drawn.begin() + static_cast<std::ptrdiff_t>(3 * size));
     dy_values.assign(drawn.begin() + static_cast<std::ptrdiff_t>(3 * size), drawn.end());
     for (std::int64_t token = 0; token < tokens; ++token) {

@@ -22,15 +22,18 @@ std::vector<double> gaussian_directions(HashShape shape, int width, std::int64_t
   return out;
 }
 
-/// The same for the rotations: rows of H D3 H D2 H D1, H[i][j] = (-1)^popcount(i & j), restricted to `width` columns.
+/// The same for the rotations: rows of H D3 H D2 H D1, H[i][j] = (-1)^popcount(i & j), restricted to `width`
+/// columns.
 std::vector<double> rotated_directions(HashShape shape, int width, std::int64_t sample, int head) {
   int padded = 32;
   while (padded < width) padded *= 2;
   const int each = padded / shape.bits, columns = shape.hashes * shape.bits;
   const bool packed = shape.family == HashFamily::hadamard;
-  const int rotations = packed ? (shape.hashes + each - 1) / each
-                               : std::max(shape.bits, (columns + padded - 1) / padded);
-  const auto hadamard = [](int i, int j) { return std::popcount(static_cast<unsigned>(i & j)) % 2 == 0 ? 1.0 : -1.0; };
+  const int rotations =
+      packed ? (shape.hashes + each - 1) / each : std::max(shape.bits, (columns + padded - 1) / padded);
+  const auto hadamard = [](int i, int j) {
+    return std::popcount(static_cast<unsigned>(i & j)) % 2 == 0 ? 1.0 : -1.0;
+  };
   std::vector<double> out(static_cast<std::size_t>(columns * width));
   for (int column = 0; column < columns; ++column) {
     const int hash = column / shape.bits, bit = column % shape.bits;
@@ -74,7 +77,8 @@ std::int64_t check_codes(const Batch<T>& batch, HashShape shape, const std::vect
         for (int column = 0; column < shape.hashes * shape.bits; ++column) {
           double product = 0;
           for (int c = 0; c < batch.width; ++c) {
-            product += directions[static_cast<std::size_t>(column * batch.width + c)] * batch.q().row(token, head)[c];
+            product +=
+                directions[static_cast<std::size_t>(column * batch.width + c)] * batch.q().row(token, head)[c];
           }
           const std::int64_t hash = head * shape.hashes + column / shape.bits;
           const Code code = codes[static_cast<std::size_t>(hash * batch.tokens + token)];
@@ -96,8 +100,8 @@ std::int64_t check_codes(const Batch<T>& batch, HashShape shape, const std::vect
 
 template <class T, class Code>
 void check_family(HashFamily family, int width, int hashes, int bits, const std::vector<int>& lengths) {
-  SCOPED_TRACE("family " + std::to_string(static_cast<int>(family)) + " width " + std::to_string(width) + " hashes " +
-               std::to_string(hashes) + " bits " + std::to_string(bits));
+  SCOPED_TRACE("family " + std::to_string(static_cast<int>(family)) + " width " + std::to_string(width) +
+               " hashes " + std::to_string(hashes) + " bits " + std::to_string(bits));
   const Batch<T> batch(lengths, 2, width);
   const HashShape shape{family, hashes, bits};
   for_each_isa([&](auto& cpu) {
@@ -150,8 +154,8 @@ TEST(HashCodes, DependOnSampleAndHeadOnly) {
       rows.data = rows.row(600, 0);
       rows.tokens = 1300;
       std::vector<std::uint16_t> codes(1300 * 2 * 6);
-      hash_codes(cpu, {1, alone.data(), batch.position.data(), &batch.sample[1]}, rows, shape, test_stream(step),
-                 codes.data());
+      hash_codes(cpu, {1, alone.data(), batch.position.data(), &batch.sample[1]}, rows, shape,
+                 test_stream(step), codes.data());
       for (std::size_t r = 0; r < 12; ++r) {
         for (std::size_t i = 0; i < 1300; ++i) {
           ASSERT_EQ(codes[r * 1300 + i], all[r * static_cast<std::size_t>(batch.tokens) + 600 + i]);
@@ -161,7 +165,8 @@ TEST(HashCodes, DependOnSampleAndHeadOnly) {
   }
 }
 
-// ---- statistics -----------------------------------------------------------------------------------------------------
+// ---- statistics
+// -----------------------------------------------------------------------------------------------------
 
 struct Collisions {
   double mean, error, variance;  // of the share of colliding hashes, over independent directions
@@ -201,9 +206,15 @@ Collisions collisions(HashFamily family, int width, int bits, int hashes, double
   Cpu<Isa::v3> v3;
   Cpu<Isa::v4> v4;
   switch (cpu_isa()) {
-    case Isa::v2: hash_codes(v2, sequences, x, shape, test_stream(step), codes.data()); break;
-    case Isa::v3: hash_codes(v3, sequences, x, shape, test_stream(step), codes.data()); break;
-    case Isa::v4: hash_codes(v4, sequences, x, shape, test_stream(step), codes.data()); break;
+    case Isa::v2:
+      hash_codes(v2, sequences, x, shape, test_stream(step), codes.data());
+      break;
+    case Isa::v3:
+      hash_codes(v3, sequences, x, shape, test_stream(step), codes.data());
+      break;
+    case Isa::v4:
+      hash_codes(v4, sequences, x, shape, test_stream(step), codes.data());
+      break;
   }
   double sum = 0, squares = 0;
   for (int pair = 0; pair < count * heads; ++pair) {
@@ -253,10 +264,12 @@ TEST(HashStatistics, PackedHadamardHasThePublishedBias) {
     int width, bits;
     double s, ratio;
   };
-  for (const Row& row : {Row{32, 10, 0.6, 0.78}, Row{32, 10, 0.8, 0.91}, Row{32, 10, 0.9, 0.97}, Row{32, 12, 0.8, 0.89},
-                         Row{64, 8, 0.6, 0.93}, Row{64, 9, 0.6, 0.92}, Row{64, 9, 0.9, 0.98}, Row{64, 12, 0.8, 0.93}}) {
+  for (const Row& row :
+       {Row{32, 10, 0.6, 0.78}, Row{32, 10, 0.8, 0.91}, Row{32, 10, 0.9, 0.97}, Row{32, 12, 0.8, 0.89},
+        Row{64, 8, 0.6, 0.93}, Row{64, 9, 0.6, 0.92}, Row{64, 9, 0.9, 0.98}, Row{64, 12, 0.8, 0.93}}) {
     const Collisions seen = collisions(HashFamily::hadamard, row.width, row.bits, 32, row.s, 16000);
-    EXPECT_NEAR(seen.mean / ideal(row.s, row.bits), row.ratio, 0.035) << row.width << " " << row.bits << " " << row.s;
+    EXPECT_NEAR(seen.mean / ideal(row.s, row.bits), row.ratio, 0.035)
+        << row.width << " " << row.bits << " " << row.s;
   }
 }
 

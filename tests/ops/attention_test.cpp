@@ -8,7 +8,7 @@
 namespace tern::test {
 namespace {
 
-const std::vector<std::vector<int>> batches{{1}, {7, 0, 1, 17}, {67}};
+const std::vector<std::vector<int>> batches{{2, 1}, {7, 0, 1, 17}, {67}};
 
 TEST(SoftmaxAttention, ragged_batches) {
   std::vector<OpCase> cases;
@@ -17,14 +17,14 @@ TEST(SoftmaxAttention, ragged_batches) {
       const SequenceLayout layout = layout_of(lengths, 200);
       const Shape shape{layout.tokens(), 2, width};
       const double scale = 1 / std::sqrt(static_cast<double>(width));
-      cases.push_back({.name = format_text("softmax_attention of {}, width {}", lengths, width),
-                       .inputs = {normal_array(shape, 150), normal_array(shape, 151), normal_array(shape, 152)},
-                       .function = one_result([=](auto x) {
-                         return softmax_attention(x[0], x[1], x[2], layout, scale, {0, test_stream(1)});
-                       }),
-                       .reference = one_array(
-                           [=](const Arrays& x) { return attended(x, layout, softmax_weights(scale)); }),
-                       .reduction_length = 67 + width});
+      cases.push_back(
+          {.name = format_text("softmax_attention of {}, width {}", lengths, width),
+           .inputs = {normal_array(shape, 150), normal_array(shape, 151), normal_array(shape, 152)},
+           .function = one_result([=](auto x) {
+             return softmax_attention(x[0], x[1], x[2], layout, scale, {0, test_stream(1)});
+           }),
+           .reference = one_array([=](const Arrays& x) { return attended(x, layout, softmax_weights(scale)); }),
+           .reduction_length = 67 + width});
     }
   check(cases);
 }
@@ -35,8 +35,9 @@ TEST(SoftmaxAttention, with_dropout_is_differentiated_through_its_own_mask) {
   const std::vector<Tensor> inputs{tensor_of(normal_array(shape, 1), DType::float64),
                                    tensor_of(normal_array(shape, 2), DType::float64),
                                    tensor_of(normal_array(shape, 3), DType::float64)};
-  const auto dropped = one_result(
-      [&](auto x) { return softmax_attention(x[0], x[1], x[2], layout, 0.5, {0.4, test_stream(2)}); });
+  const auto dropped = one_result([&](auto x) {
+    return softmax_attention(x[0], x[1], x[2], layout, 0.5, {0.4, test_stream(2)});
+  });
   for (const std::string& line : gradient_failures(dropped, inputs)) ADD_FAILURE() << line;
 }
 
@@ -51,7 +52,9 @@ TEST(SoftmaxAttention, matches_golden_values) {
   backward(std::span(&out, 1), std::span(&dout, 1));
   EXPECT_EQ(difference(out.to_vector<double>(), golden.values("out"), 1e-12), "");
   for (std::size_t i = 0; i < 3; ++i)
-    EXPECT_EQ(difference(gradient_of(in[i]).to_vector<double>(), golden.values(std::array{"dq", "dk", "dv"}[i]), 1e-12), "");
+    EXPECT_EQ(difference(gradient_of(in[i]).to_vector<double>(), golden.values(std::array{"dq", "dk", "dv"}[i]),
+                         1e-12),
+              "");
 }
 
 /// Rows are unit vectors; away from the poles, where the derivative of arccos is not bounded.
@@ -62,18 +65,18 @@ TEST(BernoulliExpectation, both_gradients) {
       for (const int bits : {1, 8, 11}) {
         const SequenceLayout layout = layout_of(lengths, 200);
         const Shape shape{layout.tokens(), 2, 16};
-        cases.push_back({.name = format_text("bernoulli_expectation of {}, {} bits, gradient {}", lengths, bits, gradient),
-                         .inputs = {unit_array(normal_array(shape, 153)), unit_array(normal_array(shape, 154)),
-                                    normal_array(shape, 155)},
-                         .function = one_result([=](auto x) {
-                           return bernoulli_expectation(x[0], x[1], x[2], layout, bits, gradient);
-                         }),
-                         .reference =
-                             one_array([=](const Arrays& x) { return attended(x, layout, bernoulli_weights(bits)); }),
-                         .reduction_length = 83,
-                         .gradient = [=](const Arrays& x, const Arrays& dy) {
-                           return bernoulli_gradients(x, dy[0], layout, bits, gradient);
-                         }});
+        cases.push_back(
+            {.name = format_text("bernoulli_expectation of {}, {} bits, gradient {}", lengths, bits, gradient),
+             .inputs = {unit_array(normal_array(shape, 153)), unit_array(normal_array(shape, 154)),
+                        normal_array(shape, 155)},
+             .function = one_result(
+                 [=](auto x) { return bernoulli_expectation(x[0], x[1], x[2], layout, bits, gradient); }),
+             .reference =
+                 one_array([=](const Arrays& x) { return attended(x, layout, bernoulli_weights(bits)); }),
+             .reduction_length = 83,
+             .gradient = [=](const Arrays& x, const Arrays& dy) {
+               return bernoulli_gradients(x, dy[0], layout, bits, gradient);
+             }});
       }
   check(cases);
 }
@@ -88,7 +91,8 @@ TEST(BernoulliExpectation, the_exact_gradient_is_the_derivative) {
     return one_result(
         [&, gradient](auto x) { return bernoulli_expectation(x[0], x[1], x[2], layout, 7, gradient); });
   };
-  for (const std::string& line : gradient_failures(with(BernoulliGradient::exact), inputs)) ADD_FAILURE() << line;
+  for (const std::string& line : gradient_failures(with(BernoulliGradient::exact), inputs))
+    ADD_FAILURE() << line;
   // the surrogate is a lower bound of the derivative: the check must tell them apart, for q and for k
   EXPECT_EQ(gradient_failures(with(BernoulliGradient::surrogate), inputs).size(), 2);
 }
@@ -102,7 +106,8 @@ TEST(BernoulliExpectation, matches_golden_values) {
     for (const auto& [name, gradient] :
          {std::pair{"surrogate", BernoulliGradient::surrogate}, std::pair{"exact", BernoulliGradient::exact}}) {
       const std::string prefix = format_text("unit.bits_{}.", bits);
-      const Tensor q = leaf(golden.tensor("unit.q")), k = leaf(golden.tensor("unit.k")), v = leaf(golden.tensor("v"));
+      const Tensor q = leaf(golden.tensor("unit.q")), k = leaf(golden.tensor("unit.k")),
+                   v = leaf(golden.tensor("v"));
       const Tensor y = bernoulli_expectation(q, k, v, layout, bits, gradient);
       backward(std::span(&y, 1), std::span(&dy, 1));
       EXPECT_EQ(difference(y.to_vector<double>(), golden.values(prefix + "y"), 1e-11), "");
@@ -115,11 +120,17 @@ TEST(BernoulliExpectation, matches_golden_values) {
 TEST(Attention, mistakes_are_named) {
   const SequenceLayout layout = layout_of({2}, 4);
   const Tensor x = zeros({2, 3, 4}, DType::float32), y = zeros({3, 3, 4}, DType::float32);
-  EXPECT_TRUE(mentions(thrown_error([&] { softmax_attention(y, y, y, layout, 1, {0, test_stream(1)}); }),
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         softmax_attention(y, y, y, layout, 1, {0, test_stream(1)});
+                       }),
                        "softmax_attention: q, k and v must be [2, heads, width] of one type"));
-  EXPECT_TRUE(mentions(thrown_error([&] { softmax_attention(x, x, x, layout, 1, {1, test_stream(1)}); }), "the rate"));
-  EXPECT_TRUE(mentions(thrown_error([&] { bernoulli_expectation(x, x, x, layout, 0, BernoulliGradient::exact); }),
-                       "bernoulli_expectation: bits must lie in [1, 20], got 0"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         softmax_attention(x, x, x, layout, 1, {1, test_stream(1)});
+                       }),
+                       "the rate"));
+  EXPECT_TRUE(
+      mentions(thrown_error([&] { bernoulli_expectation(x, x, x, layout, 0, BernoulliGradient::exact); }),
+               "bernoulli_expectation: bits must lie in [1, 20], got 0"));
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ namespace {
 Array convolved(const Arrays& in, const SequenceLayout& layout) {
   const Array &x = in[0], &weight = in[1];
   const std::int64_t heads = x.size(1), width = x.size(2), window = weight.size(1);
-  const auto offsets = layout.offsets.to_vector<std::int32_t>(), position = layout.position.to_vector<std::int32_t>();
+  const auto offsets = layout.offsets.to_vector<std::int32_t>(),
+             position = layout.position.to_vector<std::int32_t>();
   Array y(x.shape);
   for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
     for (std::int64_t i = offsets[s]; i < offsets[s + 1]; ++i)
@@ -31,11 +32,12 @@ TEST(DepthwiseConv, windows_lengths_and_gaps) {
     for (const std::int64_t window : {1, 3, 33})
       for (const std::vector<int>& lengths : {std::vector{1}, std::vector{3, 0, 17}, std::vector{35, 2}}) {
         const SequenceLayout layout = layout_of(lengths, 200, gap);
-        cases.push_back({.name = format_text("depthwise_conv of {}, gap {}, window {}", lengths, gap, window),
-                         .inputs = {normal_array({layout.tokens(), 2, 5}, 140), normal_array({2, window}, 141)},
-                         .function = one_result([layout](auto x) { return depthwise_conv(x[0], x[1], layout); }),
-                         .reference = one_array([layout](const Arrays& x) { return convolved(x, layout); }),
-                         .reduction_length = 37 * 5});
+        cases.push_back(
+            {.name = format_text("depthwise_conv of {}, gap {}, window {}", lengths, gap, window),
+             .inputs = {normal_array({layout.tokens(), 2, 5}, 140), normal_array({2, window}, 141)},
+             .function = one_result([layout](auto x) { return depthwise_conv(x[0], x[1], layout); }),
+             .reference = one_array([layout](const Arrays& x) { return convolved(x, layout); }),
+             .reduction_length = 37 * 5});
       }
   const SequenceLayout none = layout_of({0}, 4);
   cases.push_back({.name = "depthwise_conv of no tokens",
@@ -62,9 +64,14 @@ TEST(DepthwiseConv, matches_golden_values) {
 TEST(DepthwiseConv, mistakes_are_named) {
   const SequenceLayout layout = layout_of({2}, 4);
   const Tensor x = zeros({2, 3, 4}, DType::float32);
-  EXPECT_TRUE(mentions(thrown_error([&] { depthwise_conv(x, zeros({3, 2}, DType::float32), layout); }),
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         depthwise_conv(x, zeros({3, 2}, DType::float32), layout);
+                       }),
                        "depthwise_conv: needs x [2, heads, width] and weight [heads, odd window]"));
-  EXPECT_TRUE(mentions(thrown_error([&] { depthwise_conv(x, zeros({2, 3}, DType::float32), layout); }), "depthwise_conv: "));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         depthwise_conv(x, zeros({2, 3}, DType::float32), layout);
+                       }),
+                       "depthwise_conv: "));
 }
 
 }  // namespace

@@ -13,16 +13,16 @@ TEST(Dropout, reproduces_the_mask_of_the_stream) {
       const SequenceLayout layout = layout_of({static_cast<int>(shape[0])}, 200, 3);
       const DropoutOptions options{rate, test_stream(6)};
       const Array factors = dropout_factors(shape, layout.token_rows(), options);
-      cases.push_back({.name = format_text("dropout {} at {}", shape, rate),
-                       .inputs = {uniform_array(shape, 120, 0.5, 1)},
-                       .function = one_result(
-                           [=](auto x) { return dropout(x[0], layout.token_rows(), options); }),
-                       .reference = one_array([factors](const Arrays& x) {
-                         Array y = x[0];
-                         for (std::int64_t i = 0; i < y.count(); ++i) y[i] *= factors[i];
-                         return y;
-                       }),
-                       .is_empty = shape.count() == 0});
+      cases.push_back(
+          {.name = format_text("dropout {} at {}", shape, rate),
+           .inputs = {uniform_array(shape, 120, 0.5, 1)},
+           .function = one_result([=](auto x) { return dropout(x[0], layout.token_rows(), options); }),
+           .reference = one_array([factors](const Arrays& x) {
+             Array y = x[0];
+             for (std::int64_t i = 0; i < y.count(); ++i) y[i] *= factors[i];
+             return y;
+           }),
+           .is_empty = shape.count() == 0});
     }
   check(cases);
 }
@@ -32,7 +32,8 @@ TEST(Dropout, keeps_its_share_and_its_mean) {
   const SequenceLayout layout = layout_of({64}, 64);
   for (const double rate : {0.1, 0.5}) {
     const std::vector<float> y =
-        dropout(full({64, 1024}, 1, DType::float32), layout.token_rows(), {rate, test_stream(7)}).to_vector<float>();
+        dropout(full({64, 1024}, 1, DType::float32), layout.token_rows(), {rate, test_stream(7)})
+            .to_vector<float>();
     const double count = static_cast<double>(y.size());
     double kept = 0, total = 0;
     for (const float value : y) kept += value != 0, total += value;
@@ -46,7 +47,8 @@ TEST(Dropout, rows_columns_and_steps_draw_independently) {
   std::uint32_t step = 0;
   const RandomStream stream{stream_key(1, "dropout"), &step};
   const auto kept = [&] {
-    std::vector<double> out = dropout(full({64, 64}, 1, DType::float64), layout.token_rows(), {0.5, stream}).to_vector<double>();
+    std::vector<double> out =
+        dropout(full({64, 64}, 1, DType::float64), layout.token_rows(), {0.5, stream}).to_vector<double>();
     for (double& value : out) value = value / 2 - 0.5;
     return out;
   };
@@ -72,7 +74,8 @@ TEST(Dropout, does_not_depend_on_the_packing) {
   const SequenceLayout alone = make_layout({0, 3}, {1, 2, 3}, {9}, 6);
   const DropoutOptions options{0.5, test_stream(8)};
   const auto mask = [&](const SequenceLayout& layout) {
-    return dropout(full({layout.tokens(), 40}, 1, DType::float32), layout.token_rows(), options).to_vector<float>();
+    return dropout(full({layout.tokens(), 40}, 1, DType::float32), layout.token_rows(), options)
+        .to_vector<float>();
   };
   const std::vector<float> a = mask(together), b = mask(turned), c = mask(alone);
   EXPECT_TRUE(std::equal(a.begin() + 80, a.end(), b.begin(), b.begin() + 120));
@@ -89,9 +92,18 @@ TEST(Dropout, rate_zero_is_the_identity) {
 TEST(Dropout, mistakes_are_named) {
   const Tensor x = zeros({2, 3}, DType::float32);
   const RowCoordinates two = layout_of({2}, 2).token_rows(), three = layout_of({3}, 3).token_rows();
-  EXPECT_TRUE(mentions(thrown_error([&] { dropout(x, two, {1, test_stream(1)}); }), "dropout: the rate must lie in [0, 1), got 1"));
-  EXPECT_TRUE(mentions(thrown_error([&] { dropout(x, two, {std::nan(""), test_stream(1)}); }), "dropout: the rate"));
-  EXPECT_TRUE(mentions(thrown_error([&] { dropout(x, three, {0.5, test_stream(1)}); }), "dropout: x must be [rows, width]"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         dropout(x, two, {1, test_stream(1)});
+                       }),
+                       "dropout: the rate must lie in [0, 1), got 1"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         dropout(x, two, {std::nan(""), test_stream(1)});
+                       }),
+                       "dropout: the rate"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         dropout(x, three, {0.5, test_stream(1)});
+                       }),
+                       "dropout: x must be [rows, width]"));
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ const std::vector<Shape> shapes{{1}, {7}, {3, 5}, {2, 3, 17}, {8193}, {}};
 
 using Unary = Tensor (*)(const Tensor&);
 
-std::vector<OpCase> unary_cases(const std::string& name, Unary op, double (*f)(double), double low, double high) {
+std::vector<OpCase> unary_cases(const std::string& name, Unary op, double (*f)(double), double low,
+                                double high) {
   std::vector<OpCase> cases;
   for (std::size_t i = 0; i < shapes.size(); ++i)
     cases.push_back({.name = format_text("{} {}", name, shapes[i]),
@@ -33,14 +34,22 @@ TEST(Elementwise, unary_functions) {
   check(unary_cases("exp", exp, std::exp, -4, 4));
   check(unary_cases("log", log, std::log, 0.3, 4));
   check(unary_cases("sqrt", sqrt, std::sqrt, 0.3, 4));
-  check(unary_cases("square", square, [](double x) { return x * x; }, -2, 2));
-  check(unary_cases("reciprocal", reciprocal, [](double x) { return 1 / x; }, 0.4, 3));
+  check(unary_cases(
+      "square", square, [](double x) { return x * x; }, -2, 2));
+  check(unary_cases(
+      "reciprocal", reciprocal, [](double x) { return 1 / x; }, 0.4, 3));
   check(unary_cases("tanh", tanh, std::tanh, -3, 3));
-  check(unary_cases("sigmoid", sigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, -6, 6));
+  check(unary_cases(
+      "sigmoid", sigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, -6, 6));
 }
 
 TEST(Elementwise, gelu_is_the_erf_form) {
-  check(unary_cases("gelu", gelu, [](double x) { return x * normal_cumulative(x); }, -5, 5));
+  const auto by_definition = [](double x) { return x * normal_cumulative(x); };
+  check(unary_cases("gelu", gelu, by_definition, -1, 5));
+  check({{.name = "gelu with both tails",
+          .inputs = {uniform_array({2, 203}, 30, -9, 9)},
+          .function = one_result([](auto x) { return gelu(x[0]); }),
+          .reference = one_array([=](const Arrays& x) { return mapped(x[0], by_definition); })}});
 }
 
 TEST(Elementwise, relu_away_from_its_kink) {
@@ -49,8 +58,9 @@ TEST(Elementwise, relu_away_from_its_kink) {
     cases.push_back({.name = "relu",
                      .inputs = {spread_array(shape, 31)},
                      .function = one_result([](auto x) { return relu(x[0]); }),
-                     .reference = one_array(
-                         [](const Arrays& x) { return mapped(x[0], [](double v) { return std::max(v, 0.0); }); })});
+                     .reference = one_array([](const Arrays& x) {
+                       return mapped(x[0], [](double v) { return std::max(v, 0.0); });
+                     })});
   check(cases);
 }
 
@@ -105,18 +115,19 @@ TEST(Elementwise, binary_functions) {
 }
 
 TEST(Elementwise, both_operands_may_be_one_tensor) {
-  check({{.name = "x * x",
-          .inputs = {normal_array({3, 5}, 3)},
-          .function = one_result([](auto x) { return multiply(x[0], x[0]); }),
-          .reference = one_array([](const Arrays& x) { return mapped(x[0], [](double v) { return v * v; }); })}});
+  check(
+      {{.name = "x * x",
+        .inputs = {normal_array({3, 5}, 3)},
+        .function = one_result([](auto x) { return multiply(x[0], x[0]); }),
+        .reference = one_array([](const Arrays& x) { return mapped(x[0], [](double v) { return v * v; }); })}});
 }
 
 TEST(Elementwise, affine) {
   check({{.name = "affine",
           .inputs = {normal_array({3, 7}, 5)},
           .function = one_result([](auto x) { return affine(x[0], -2.5, 0.75); }),
-          .reference =
-              one_array([](const Arrays& x) { return mapped(x[0], [](double v) { return -2.5 * v + 0.75; }); })}});
+          .reference = one_array(
+              [](const Arrays& x) { return mapped(x[0], [](double v) { return -2.5 * v + 0.75; }); })}});
 }
 
 TEST(Elementwise, cast_keeps_values_and_returns_the_gradient_in_the_source_type) {

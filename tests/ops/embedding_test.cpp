@@ -30,7 +30,9 @@ TEST(Embedding, looks_up_rows_and_adds_gradients_of_repeated_ones) {
   cases.push_back({.name = "embedding of no ids",
                    .inputs = {normal_array({5, 3}, 131)},
                    .function = one_result([](auto x) { return embedding(ids_of({}), x[0]); }),
-                   .reference = one_array([](const Arrays&) { return Array({0, 3}); }),
+                   .reference = one_array([](const Arrays&) {
+                     return Array({0, 3});
+                   }),
                    .is_empty = true});
   check(cases);
 }
@@ -54,12 +56,12 @@ TEST(SequenceMean, over_real_tokens_or_by_a_divisor) {
   for (const std::vector<int>& lengths : batches)
     for (const std::int64_t divisor : {0, 40}) {
       const SequenceLayout layout = layout_of(lengths, 40);
-      cases.push_back({.name = format_text("sequence_mean of {} by {}", lengths, divisor),
-                       .inputs = {normal_array({layout.tokens(), 5}, 132)},
-                       .function = one_result([=](auto x) { return sequence_mean(x[0], layout, divisor); }),
-                       .reference =
-                           one_array([=](const Arrays& x) { return sequence_means(x[0], lengths, divisor); }),
-                       .reduction_length = 33});
+      cases.push_back(
+          {.name = format_text("sequence_mean of {} by {}", lengths, divisor),
+           .inputs = {normal_array({layout.tokens(), 5}, 132)},
+           .function = one_result([=](auto x) { return sequence_mean(x[0], layout, divisor); }),
+           .reference = one_array([=](const Arrays& x) { return sequence_means(x[0], lengths, divisor); }),
+           .reduction_length = 33});
     }
   const SequenceLayout none = layout_of({}, 4);
   cases.push_back({.name = "sequence_mean of no sequences",
@@ -77,26 +79,30 @@ TEST(SequenceMean, of_empty_sequences_is_zero) {
 
 TEST(SequenceFirst, takes_the_first_token) {
   std::vector<OpCase> cases;
-  for (const auto& [lengths, firsts] :
-       std::vector<std::pair<std::vector<int>, std::vector<std::int32_t>>>{{{1}, {0}}, {{3, 1, 5}, {0, 3, 4}}}) {
+  for (const auto& [lengths, firsts] : std::vector<std::pair<std::vector<int>, std::vector<std::int32_t>>>{
+           {{1}, {0}}, {{3, 1, 5}, {0, 3, 4}}}) {
     const SequenceLayout layout = layout_of(lengths, 40);
-    cases.push_back({.name = format_text("sequence_first of {}", lengths),
-                     .inputs = {normal_array({layout.tokens(), 7}, 133)},
-                     .function = one_result([layout](auto x) { return sequence_first(x[0], layout); }),
-                     .reference = one_array([firsts = firsts](const Arrays& x) { return looked_up(x[0], firsts); })});
+    cases.push_back(
+        {.name = format_text("sequence_first of {}", lengths),
+         .inputs = {normal_array({layout.tokens(), 7}, 133)},
+         .function = one_result([layout](auto x) { return sequence_first(x[0], layout); }),
+         .reference = one_array([firsts = firsts](const Arrays& x) { return looked_up(x[0], firsts); })});
   }
   check(cases);
 }
 
 TEST(Embedding, mistakes_are_named) {
   const Tensor table = zeros({4, 3}, DType::float32);
-  EXPECT_TRUE(mentions(thrown_error([&] { embedding(ids_of({1, 4}), table); }),
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         embedding(ids_of({1, 4}), table);
+                       }),
                        "embedding: ids must lie in [0, 4), got 4 at place 1"));
   EXPECT_TRUE(mentions(thrown_error([&] { embedding(ids_of({-1}), table); }), "got -1 at place 0"));
   EXPECT_TRUE(mentions(thrown_error([&] { embedding(zeros({2}, DType::int64), table); }), "int64"));
   const SequenceLayout layout = layout_of({2, 0}, 4);
   const Tensor x = zeros({2, 3}, DType::float32);
-  EXPECT_TRUE(mentions(thrown_error([&] { sequence_first(x, layout); }), "sequence_first: sequence 1 has no token"));
+  EXPECT_TRUE(
+      mentions(thrown_error([&] { sequence_first(x, layout); }), "sequence_first: sequence 1 has no token"));
   EXPECT_TRUE(mentions(thrown_error([&] { sequence_mean(table, layout); }), "sequence_mean: "));
 }
 

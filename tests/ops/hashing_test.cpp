@@ -20,8 +20,8 @@ Sample sample_of(const std::vector<int>& lengths, std::int64_t width, DType dtyp
   const SequenceLayout layout = layout_of(lengths, 200);
   const Shape shape{layout.tokens(), 2, width};
   return {layout,
-          {tensor_of(unit_array(normal_array(shape, 160)), dtype), tensor_of(unit_array(normal_array(shape, 161)), dtype),
-           tensor_of(normal_array(shape, 162), dtype)}};
+          {tensor_of(unit_array(normal_array(shape, 160)), dtype),
+           tensor_of(unit_array(normal_array(shape, 161)), dtype), tensor_of(normal_array(shape, 162), dtype)}};
 }
 
 /// Code of row `token` of head `head` under hash `hash`.
@@ -33,8 +33,10 @@ std::int64_t code_at(const std::vector<std::int32_t>& codes, std::int64_t hashes
 /// C_ij: the share of hashes in which query i and key j of one sequence and head have one code.
 std::map<std::array<std::int64_t, 3>, double> collisions(const Sample& in, const HashOptions& options,
                                                          const RandomStream& stream) {
-  const auto q = cast(hash_codes(in.qkv[0], in.layout, options, stream), DType::int32).to_vector<std::int32_t>();
-  const auto k = cast(hash_codes(in.qkv[1], in.layout, options, stream), DType::int32).to_vector<std::int32_t>();
+  const auto q =
+      cast(hash_codes(in.qkv[0], in.layout, options, stream), DType::int32).to_vector<std::int32_t>();
+  const auto k =
+      cast(hash_codes(in.qkv[1], in.layout, options, stream), DType::int32).to_vector<std::int32_t>();
   const auto offsets = in.layout.offsets.to_vector<std::int32_t>();
   std::map<std::array<std::int64_t, 3>, double> out;
   for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
@@ -68,12 +70,15 @@ TEST(HashCodes, do_not_depend_on_the_scale_or_the_packing) {
   for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard}) {
     const HashOptions options{family, 4, 6};
     const auto codes = hash_codes(in.qkv[0], in.layout, options, test_stream(2)).to_vector<std::uint16_t>();
-    EXPECT_EQ(hash_codes(affine(in.qkv[0], 3.5), in.layout, options, test_stream(2)).to_vector<std::uint16_t>(), codes);
+    EXPECT_EQ(hash_codes(affine(in.qkv[0], 3.5), in.layout, options, test_stream(2)).to_vector<std::uint16_t>(),
+              codes);
     const SequenceLayout alone =
         make_layout({0, 9}, slice(in.layout.position, 0, 5, 9).to_vector<std::int32_t>(), {41}, 200);
-    const auto second = hash_codes(slice(in.qkv[0], 0, 5, 9), alone, options, test_stream(2)).to_vector<std::uint16_t>();
+    const auto second =
+        hash_codes(slice(in.qkv[0], 0, 5, 9), alone, options, test_stream(2)).to_vector<std::uint16_t>();
     for (std::size_t row = 0; row < 8; ++row)
-      for (std::size_t token = 0; token < 9; ++token) EXPECT_EQ(second[row * 9 + token], codes[row * 14 + 5 + token]);
+      for (std::size_t token = 0; token < 9; ++token)
+        EXPECT_EQ(second[row * 9 + token], codes[row * 14 + 5 + token]);
   }
 }
 
@@ -86,7 +91,8 @@ TEST(BernoulliSample, equals_its_formula_for_the_same_codes) {
         const HashOptions options{family, 5, bits};
         const RandomStream stream = test_stream(3);
         const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
-        const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient, stream);
+        const Tensor y =
+            bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient, stream);
         const Tensor dy = random_weights(std::span(&y, 1), 5)[0];
         backward(std::span(&y, 1), std::span(&dy, 1));
         const Array q = array_of(in.qkv[0]), k = array_of(in.qkv[1]), v = array_of(in.qkv[2]), g = array_of(dy);
@@ -98,7 +104,8 @@ TEST(BernoulliSample, equals_its_formula_for_the_same_codes) {
           const double s = std::clamp(cosine, -cosine_limit, cosine_limit);
           const double weight =
               share * dot *
-              (gradient == surrogate ? bits / 2.0 : bits / ((std::numbers::pi - std::acos(s)) * std::sqrt(1 - s * s)));
+              (gradient == surrogate ? bits / 2.0
+                                     : bits / ((std::numbers::pi - std::acos(s)) * std::sqrt(1 - s * s)));
           for (std::int64_t c = 0; c < 9; ++c) {
             expected[0][a + c] += share * v[b + c];
             expected[1][a + c] += weight * k[b + c];
@@ -108,7 +115,8 @@ TEST(BernoulliSample, equals_its_formula_for_the_same_codes) {
         }
         EXPECT_EQ(difference(y.to_vector<double>(), expected[0].values, 1e-12), "");
         for (std::size_t i = 0; i < 3; ++i)
-          EXPECT_EQ(difference(gradient_of(leaves[i]).to_vector<double>(), expected[i + 1].values, 1e-10), "") << i;
+          EXPECT_EQ(difference(gradient_of(leaves[i]).to_vector<double>(), expected[i + 1].values, 1e-10), "")
+              << i;
       }
 }
 
@@ -146,8 +154,14 @@ TEST(BernoulliSample, mistakes_are_named) {
   const auto run = [&](HashOptions options) {
     return bernoulli_sample(in.qkv[0], in.qkv[1], in.qkv[2], in.layout, options, surrogate, test_stream(1));
   };
-  EXPECT_TRUE(mentions(thrown_error([&] { run({HashFamily::gaussian, 0, 4}); }), "hashes must be at least 1, got 0"));
-  EXPECT_TRUE(mentions(thrown_error([&] { run({HashFamily::gaussian, 4, 21}); }), "bits must lie in [1, 20], got 21"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         run({HashFamily::gaussian, 0, 4});
+                       }),
+                       "hashes must be at least 1, got 0"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         run({HashFamily::gaussian, 4, 21});
+                       }),
+                       "bits must lie in [1, 20], got 21"));
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ Array layer_norm_reference(const Array& x, const Array& weight, const Array& bia
   for (std::int64_t r = 0; r < x.count() / width; ++r) {
     double mean = 0, variance = 0;
     for (std::int64_t i = 0; i < width; ++i) mean += x[r * width + i] / static_cast<double>(width);
-    for (std::int64_t i = 0; i < width; ++i) variance += std::pow(x[r * width + i] - mean, 2) / static_cast<double>(width);
+    for (std::int64_t i = 0; i < width; ++i)
+      variance += std::pow(x[r * width + i] - mean, 2) / static_cast<double>(width);
     for (std::int64_t i = 0; i < width; ++i)
       y[r * width + i] = (x[r * width + i] - mean) / std::sqrt(variance + epsilon) * weight[i] + bias[i];
   }
@@ -25,14 +26,17 @@ Array layer_norm_reference(const Array& x, const Array& weight, const Array& bia
 
 TEST(LayerNorm, rows_of_many_widths) {
   std::vector<OpCase> cases;
-  for (const Shape& shape : {Shape{3}, Shape{1, 7}, Shape{5, 17}, Shape{2, 3, 64}, Shape{513, 3}, Shape{0, 4}}) {
+  for (const Shape& shape :
+       {Shape{3}, Shape{1, 7}, Shape{5, 17}, Shape{2, 3, 64}, Shape{513, 3}, Shape{0, 4}}) {
     const std::int64_t width = shape[shape.rank() - 1];
-    cases.push_back({.name = format_text("layer_norm {}", shape),
-                     .inputs = {uniform_array(shape, 110, -2, 3), uniform_array({width}, 111, 0.5, 2), normal_array({width}, 112)},
-                     .function = one_result([](auto x) { return layer_norm(x[0], x[1], x[2], epsilon); }),
-                     .reference = one_array([](const Arrays& x) { return layer_norm_reference(x[0], x[1], x[2]); }),
-                     .reduction_length = shape.count(),
-                     .is_empty = shape.count() == 0});
+    cases.push_back(
+        {.name = format_text("layer_norm {}", shape),
+         .inputs = {uniform_array(shape, 110, -2, 3), uniform_array({width}, 111, 0.5, 2),
+                    normal_array({width}, 112)},
+         .function = one_result([](auto x) { return layer_norm(x[0], x[1], x[2], epsilon); }),
+         .reference = one_array([](const Arrays& x) { return layer_norm_reference(x[0], x[1], x[2]); }),
+         .reduction_length = shape.count(),
+         .is_empty = shape.count() == 0});
   }
   check(cases);
 }
@@ -46,7 +50,8 @@ TEST(LayerNorm, matches_golden_values) {
   backward(std::span(&y, 1), std::span(&dy, 1));
   EXPECT_EQ(difference(y.to_vector<double>(), golden.values("layer_norm.y"), 1e-11), "");
   EXPECT_EQ(difference(gradient_of(x).to_vector<double>(), golden.values("layer_norm.dx"), 1e-11), "");
-  EXPECT_EQ(difference(gradient_of(weight).to_vector<double>(), golden.values("layer_norm.dweight"), 1e-11), "");
+  EXPECT_EQ(difference(gradient_of(weight).to_vector<double>(), golden.values("layer_norm.dweight"), 1e-11),
+            "");
   EXPECT_EQ(difference(gradient_of(bias).to_vector<double>(), golden.values("layer_norm.dbias"), 1e-11), "");
 }
 
@@ -58,23 +63,23 @@ TEST(ResidualDropoutNorm, both_results_and_all_gradients) {
       const DropoutOptions options{rate, test_stream(5)};
       const Array factors = dropout_factors(shape, layout.token_rows(), options);
       const std::int64_t width = shape[1];
-      cases.push_back(
-          {.name = format_text("residual_dropout_norm {} at {}", shape, rate),
-           .inputs = {normal_array(shape, 113), normal_array(shape, 114), uniform_array({width}, 115, 0.5, 2),
-                      normal_array({width}, 116)},
-           .function =
-               [=](std::span<const Tensor> x) {
-                 const ResidualNorm y = residual_dropout_norm(x[0], x[1], layout.token_rows(), options, x[2], x[3]);
-                 return std::vector{y.total, y.normalized};
-               },
-           .reference =
-               [factors](const Arrays& x) {
-                 Array total = x[0];
-                 for (std::int64_t i = 0; i < total.count(); ++i) total[i] += factors[i] * x[1][i];
-                 return Arrays{total, layer_norm_reference(total, x[2], x[3])};
-               },
-           .reduction_length = shape.count(),
-           .is_empty = shape.count() == 0});
+      cases.push_back({.name = format_text("residual_dropout_norm {} at {}", shape, rate),
+                       .inputs = {normal_array(shape, 113), normal_array(shape, 114),
+                                  uniform_array({width}, 115, 0.5, 2), normal_array({width}, 116)},
+                       .function =
+                           [=](std::span<const Tensor> x) {
+                             const ResidualNorm y =
+                                 residual_dropout_norm(x[0], x[1], layout.token_rows(), options, x[2], x[3]);
+                             return std::vector{y.total, y.normalized};
+                           },
+                       .reference =
+                           [factors](const Arrays& x) {
+                             Array total = x[0];
+                             for (std::int64_t i = 0; i < total.count(); ++i) total[i] += factors[i] * x[1][i];
+                             return Arrays{total, layer_norm_reference(total, x[2], x[3])};
+                           },
+                       .reduction_length = shape.count(),
+                       .is_empty = shape.count() == 0});
     }
   check(cases);
 }
@@ -85,7 +90,8 @@ TEST(ResidualDropoutNorm, one_result_may_go_unused) {
     const Tensor x = leaf(tensor_of(normal_array({3, 4}, 1), DType::float64)),
                  branch = leaf(tensor_of(normal_array({3, 4}, 2), DType::float64)),
                  weight = leaf(full({4}, 1, DType::float64)), bias = leaf(zeros({4}, DType::float64));
-    const ResidualNorm y = residual_dropout_norm(x, branch, layout.token_rows(), {0, test_stream(1)}, weight, bias);
+    const ResidualNorm y =
+        residual_dropout_norm(x, branch, layout.token_rows(), {0, test_stream(1)}, weight, bias);
     backward(uses_total ? y.total : y.normalized);
     const std::vector<double> expected(12, uses_total ? 1.0 : 0.0);
     for (const Tensor& input : {x, branch}) {
@@ -133,13 +139,16 @@ TEST(UnitRows, a_row_without_direction_stays_zero_and_gets_no_gradient) {
 }
 
 TEST(LayerNorm, mistakes_are_named) {
-  const Tensor x = zeros({2, 3}, DType::float32), four = zeros({4}, DType::float32), three = zeros({3}, DType::float32);
-  EXPECT_TRUE(mentions(thrown_error([&] { layer_norm(x, four, four); }), "layer_norm: weight and bias must be [width]"));
+  const Tensor x = zeros({2, 3}, DType::float32), four = zeros({4}, DType::float32),
+               three = zeros({3}, DType::float32);
+  EXPECT_TRUE(mentions(thrown_error([&] { layer_norm(x, four, four); }),
+                       "layer_norm: weight and bias must be [width]"));
   const SequenceLayout layout = layout_of({2}, 2);
-  EXPECT_TRUE(mentions(thrown_error([&] {
-                         residual_dropout_norm(x, three, layout.token_rows(), {0, test_stream(1)}, three, three);
-                       }),
-                       "residual_dropout_norm: "));
+  EXPECT_TRUE(
+      mentions(thrown_error([&] {
+                 residual_dropout_norm(x, three, layout.token_rows(), {0, test_stream(1)}, three, three);
+               }),
+               "residual_dropout_norm: "));
   EXPECT_TRUE(mentions(thrown_error([&] { unit_rows(zeros({2, 0}, DType::float32)); }), "unit_rows: "));
 }
 

@@ -31,13 +31,15 @@ OpCase product_case(std::vector<std::int64_t> leading, std::int64_t m, std::int6
     extents.insert(extents.end(), {rows, columns});
     return Shape(extents);
   };
-  const Shape a = options.transpose_a ? with(k, m) : with(m, k), b = options.transpose_b ? with(n, k) : with(k, n);
-  return {.name = format_text("matmul {} x {} (transposed {} {})", a, b, options.transpose_a, options.transpose_b),
-          .inputs = {normal_array(a, 80), normal_array(b, 81)},
-          .function = one_result([options](auto x) { return matmul(x[0], x[1], options); }),
-          .reference = one_array([options](const Arrays& x) { return products(x[0], x[1], options); }),
-          .reduction_length = std::max({m, n, k}),
-          .is_empty = a.count() == 0};
+  const Shape a = options.transpose_a ? with(k, m) : with(m, k),
+              b = options.transpose_b ? with(n, k) : with(k, n);
+  return {
+      .name = format_text("matmul {} x {} (transposed {} {})", a, b, options.transpose_a, options.transpose_b),
+      .inputs = {normal_array(a, 80), normal_array(b, 81)},
+      .function = one_result([options](auto x) { return matmul(x[0], x[1], options); }),
+      .reference = one_array([options](const Arrays& x) { return products(x[0], x[1], options); }),
+      .reduction_length = std::max({m, n, k}),
+      .is_empty = a.count() == 0};
 }
 
 TEST(Matmul, sizes_batches_and_transposes) {
@@ -110,14 +112,14 @@ TEST(Linear, with_and_without_bias_and_activation) {
     for (const bool has_bias : {true, false})
       for (const auto& [shape, outputs] : std::vector<std::pair<Shape, std::int64_t>>{
                {{1, 1}, 1}, {{7}, 3}, {{5, 3}, 4}, {{2, 3, 4}, 5}, {{257, 3}, 2}, {{0, 3}, 2}, {{4099, 2}, 3}})
-        cases.push_back({.name = format_text("linear {} to {}, bias {}, activation {}", shape, outputs, has_bias, kind),
-                         .inputs = linear_inputs(shape, outputs, has_bias, kind),
-                         .function = one_result([kind, has_bias](auto x) {
-                           return linear(x[0], x[1], has_bias ? x[2] : Tensor(), kind);
-                         }),
-                         .reference = one_array([kind](const Arrays& x) { return linear_reference(x, kind); }),
-                         .reduction_length = shape.count() + outputs,
-                         .is_empty = shape.count() == 0});
+        cases.push_back(
+            {.name = format_text("linear {} to {}, bias {}, activation {}", shape, outputs, has_bias, kind),
+             .inputs = linear_inputs(shape, outputs, has_bias, kind),
+             .function = one_result(
+                 [kind, has_bias](auto x) { return linear(x[0], x[1], has_bias ? x[2] : Tensor(), kind); }),
+             .reference = one_array([kind](const Arrays& x) { return linear_reference(x, kind); }),
+             .reduction_length = shape.count() + outputs,
+             .is_empty = shape.count() == 0});
   check(cases);
 }
 
@@ -137,13 +139,15 @@ TEST(Matmul, mistakes_are_named) {
   EXPECT_TRUE(mentions(thrown_error([&] { matmul(a, a); }),
                        "matmul: inner sizes must agree, got [2, 3] x [2, 3] (transposed: false, false)"));
   EXPECT_TRUE(mentions(thrown_error([&] { matmul(a, zeros({3, 2}, DType::float64)); }), "matmul: "));
-  EXPECT_TRUE(mentions(
-      thrown_error([&] { matmul(zeros({2, 2, 3}, DType::float32), zeros({3, 3, 2}, DType::float32)); }),
-      "matmul: leading axes must agree"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         matmul(zeros({2, 2, 3}, DType::float32), zeros({3, 3, 2}, DType::float32));
+                       }),
+                       "matmul: leading axes must agree"));
   EXPECT_TRUE(mentions(thrown_error([&] { linear(a, zeros({4, 2}, DType::float32), {}); }), "linear: "));
-  EXPECT_TRUE(mentions(
-      thrown_error([&] { linear(a, zeros({4, 3}, DType::float32), zeros({3}, DType::float32)); }),
-      "linear: the bias must be [4], got [3]"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         linear(a, zeros({4, 3}, DType::float32), zeros({3}, DType::float32));
+                       }),
+                       "linear: the bias must be [4], got [3]"));
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ Array reduced(const Array& x, int axis, const std::function<double(const std::ve
   for (std::int64_t o = 0; o < outer; ++o)
     for (std::int64_t i = 0; i < inner; ++i) {
       std::vector<double> entries;
-      for (std::int64_t l = 0; l < x.shape[axis]; ++l) entries.push_back(x[(o * x.shape[axis] + l) * inner + i]);
+      for (std::int64_t l = 0; l < x.shape[axis]; ++l)
+        entries.push_back(x[(o * x.shape[axis] + l) * inner + i]);
       y[o * inner + i] = f(entries);
     }
   return y;
@@ -42,16 +43,18 @@ using Reduction = Tensor (*)(const Tensor&, int);
 
 std::vector<OpCase> cases_of(const std::string& name, Reduction op, double (*f)(const std::vector<double>&),
                              Array (*make)(const Shape&, std::uint64_t)) {
-  const std::vector<std::pair<Shape, int>> sizes{{{1}, 0},       {{7}, -1},      {{3, 5}, 0},     {{3, 5}, 1},
-                                                 {{2, 3, 17}, 1}, {{4097, 2}, 0}, {{2, 4097}, 1}, {{3, 1, 2}, 1}};
+  const std::vector<std::pair<Shape, int>> sizes{{{1}, 0},       {{7}, -1},       {{3, 5}, 0},
+                                                 {{3, 5}, 1},    {{2, 3, 17}, 1}, {{4097, 2}, 0},
+                                                 {{2, 4097}, 1}, {{3, 1, 2}, 1}};
   std::vector<OpCase> cases;
   for (const auto& [shape, axis] : sizes) {
     const int positive = axis < 0 ? axis + shape.rank() : axis;
-    cases.push_back({.name = format_text("{} {} over {}", name, shape, axis),
-                     .inputs = {make(shape, 71)},
-                     .function = one_result([op, axis](auto x) { return op(x[0], axis); }),
-                     .reference = one_array([f, positive](const Arrays& x) { return reduced(x[0], positive, f); }),
-                     .reduction_length = shape[positive]});
+    cases.push_back(
+        {.name = format_text("{} {} over {}", name, shape, axis),
+         .inputs = {make(shape, 71)},
+         .function = one_result([op, axis](auto x) { return op(x[0], axis); }),
+         .reference = one_array([f, positive](const Arrays& x) { return reduced(x[0], positive, f); }),
+         .reduction_length = shape[positive]});
   }
   return cases;
 }
@@ -100,7 +103,8 @@ TEST(Reduce, mistakes_are_named) {
   const Tensor x = zeros({2, 3}, DType::float32);
   EXPECT_TRUE(mentions(thrown_error([&] { sum(x, 2); }), "sum: axis 2 does not exist in shape [2, 3]"));
   EXPECT_TRUE(mentions(thrown_error([&] { max(x, -3); }), "max: axis -3"));
-  EXPECT_TRUE(mentions(thrown_error([&] { sum(zeros({2}, DType::int64), 0); }), "sum: the input must be floating"));
+  EXPECT_TRUE(
+      mentions(thrown_error([&] { sum(zeros({2}, DType::int64), 0); }), "sum: the input must be floating"));
 }
 
 }  // namespace

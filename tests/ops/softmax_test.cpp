@@ -50,7 +50,8 @@ TEST(CrossEntropy, rows_and_classes) {
     cases.push_back({.name = format_text("cross_entropy {}", shape),
                      .inputs = {uniform_array(shape, 101, -3, 3)},
                      .function = one_result([labels](auto x) {
-                       return cross_entropy(x[0], from_vector(labels, {static_cast<std::int64_t>(labels.size())}));
+                       return cross_entropy(x[0],
+                                            from_vector(labels, {static_cast<std::int64_t>(labels.size())}));
                      }),
                      .reference = one_array([labels](const Arrays& x) { return losses(x[0], labels); }),
                      .reduction_length = shape.count()});
@@ -65,11 +66,13 @@ TEST(CrossEntropy, of_no_rows_is_zero) {
 /// Logits of 1000, equal logits and a certain row, forward and backward.
 TEST(CrossEntropy, matches_golden_values) {
   const Golden golden("functions");
-  const Tensor logits = leaf(golden.tensor("cross_entropy.logits")), labels = golden.tensor("cross_entropy.labels");
+  const Tensor logits = leaf(golden.tensor("cross_entropy.logits")),
+               labels = golden.tensor("cross_entropy.labels");
   const Tensor loss = affine(cross_entropy(logits, labels), 1.0 / static_cast<double>(labels.size(0)));
   backward(loss);
   EXPECT_EQ(difference(std::vector{loss.item()}, golden.values("cross_entropy.loss"), 1e-12), "");
-  EXPECT_EQ(difference(gradient_of(logits).to_vector<double>(), golden.values("cross_entropy.dlogits"), 1e-12), "");
+  EXPECT_EQ(difference(gradient_of(logits).to_vector<double>(), golden.values("cross_entropy.dlogits"), 1e-12),
+            "");
 }
 
 TEST(Softmax, matches_golden_values) {
@@ -87,7 +90,8 @@ TEST(SquaredError, sums_over_rows_and_leaves_the_target_alone) {
   const Array target = normal_array({7}, 103);
   check({{.name = "squared_error",
           .inputs = {normal_array({7}, 102)},
-          .function = one_result([target](auto x) { return squared_error(x[0], tensor_of(target, x[0].dtype())); }),
+          .function =
+              one_result([target](auto x) { return squared_error(x[0], tensor_of(target, x[0].dtype())); }),
           .reference = one_array([target](const Arrays& x) {
             double total = 0;
             for (std::int64_t i = 0; i < 7; ++i) total += (x[0][i] - target[i]) * (x[0][i] - target[i]);
@@ -104,9 +108,12 @@ TEST(SquaredError, sums_over_rows_and_leaves_the_target_alone) {
 TEST(Softmax, mistakes_are_named) {
   const Tensor logits = zeros({2, 3}, DType::float32);
   EXPECT_TRUE(mentions(thrown_error([] { softmax(zeros({2, 0}, DType::float32)); }), "softmax: "));
-  EXPECT_TRUE(mentions(thrown_error([&] { cross_entropy(logits, from_vector(std::vector<std::int32_t>{0, 3}, {2})); }),
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         cross_entropy(logits, from_vector(std::vector<std::int32_t>{0, 3}, {2}));
+                       }),
                        "cross_entropy: label 3 of row 1 is not one of 3 classes"));
-  EXPECT_TRUE(mentions(thrown_error([&] { cross_entropy(logits, zeros({3}, DType::int32)); }), "cross_entropy: "));
+  EXPECT_TRUE(
+      mentions(thrown_error([&] { cross_entropy(logits, zeros({3}, DType::int32)); }), "cross_entropy: "));
 }
 
 }  // namespace

@@ -66,7 +66,8 @@ inline double collision_slope(double s, int bits, BernoulliGradient gradient) {
 
 /// Gradients of q, k and v of out_i = sum p(q_i . k_j) v_j, with `slope` in the place of dp / ds.
 inline std::vector<Array> bernoulli_gradients(const std::vector<Array>& qkv, const Array& dy,
-                                              const SequenceLayout& layout, int bits, BernoulliGradient gradient) {
+                                              const SequenceLayout& layout, int bits,
+                                              BernoulliGradient gradient) {
   const Array &q = qkv.at(0), &k = qkv.at(1), &v = qkv.at(2);
   const std::int64_t heads = q.size(1), width = q.size(2);
   const auto offsets = layout.offsets.to_vector<std::int32_t>();
@@ -78,7 +79,8 @@ inline std::vector<Array> bernoulli_gradients(const std::vector<Array>& qkv, con
           const std::int64_t a = (i * heads + h) * width, b = (j * heads + h) * width;
           double cosine = 0, dot = 0;
           for (std::int64_t c = 0; c < width; ++c) cosine += q[a + c] * k[b + c], dot += dy[a + c] * v[b + c];
-          const double weight = dot * collision_slope(cosine, bits, gradient), p = collision_probability(cosine, bits);
+          const double weight = dot * collision_slope(cosine, bits, gradient),
+                       p = collision_probability(cosine, bits);
           for (std::int64_t c = 0; c < width; ++c) {
             out[0][a + c] += weight * k[b + c];
             out[1][b + c] += weight * q[a + c];

@@ -35,7 +35,9 @@ class Checks {
     const double relative = tolerance(dtype_, case_.reduction_length);
     return dtype_ == DType::float32 ? relative * case_.widening : relative;
   }
-  void fail(const std::string& what) { lines_.push_back(format_text("{} in {}: {}", case_.name, dtype_, what)); }
+  void fail(const std::string& what) {
+    lines_.push_back(format_text("{} in {}: {}", case_.name, dtype_, what));
+  }
   void compare(const std::string& what, const Tensor& actual, const Array& expected, double relative);
   void compare_bits(const std::string& what, const Run& actual, const Run& expected);
 
@@ -151,7 +153,8 @@ void Checks::check_views(const Run& run) {
     views.push_back(input.rank() < Shape::max_rank ? scattered(input) : input);
   const Run strided = run_once(views);
   for (std::size_t i = 0; i < run.outputs.size(); ++i)
-    compare(format_text("result {} of strided inputs", i), strided.outputs[i], array_of(run.outputs[i]), allowed());
+    compare(format_text("result {} of strided inputs", i), strided.outputs[i], array_of(run.outputs[i]),
+            allowed());
   for (std::size_t i = 0; i < run.gradients.size(); ++i)
     compare(format_text("gradient {} of strided inputs", i), strided.gradients[i], array_of(run.gradients[i]),
             4 * allowed());
@@ -215,7 +218,8 @@ std::vector<std::string> failures(const OpCase& c) {
     const MemoryStatistics after = memory_statistics();
     if (after.live_tensors != before.live_tensors || after.live_bytes != before.live_bytes)
       lines.push_back(format_text("{} in {}: leaks {} tensors of {} bytes", c.name, dtype,
-                                  after.live_tensors - before.live_tensors, after.live_bytes - before.live_bytes));
+                                  after.live_tensors - before.live_tensors,
+                                  after.live_bytes - before.live_bytes));
   }
   return lines;
 }

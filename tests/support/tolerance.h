@@ -24,7 +24,8 @@ inline double tolerance(DType dtype, std::int64_t reduction_length = 1) {
 /// Empty where each |actual - expected| is at most `relative` times the largest |expected|; else what differs.
 /// Ranges that are empty or of different length, values that are not finite and a tolerance that allows
 /// anything are differences too. Where everything expected is 0, actual must be 0.
-inline std::string difference(std::span<const double> actual, std::span<const double> expected, double relative) {
+inline std::string difference(std::span<const double> actual, std::span<const double> expected,
+                              double relative) {
   if (actual.size() != expected.size())
     return format_text("has {} values, expected {}", actual.size(), expected.size());
   if (expected.empty()) return "the comparison is empty";

@@ -12,7 +12,8 @@
 namespace tern::kernels {
 namespace {
 
-// A bucket's row is a sum of partial sums of this many rows, which bounds the rounding error of crowded buckets.
+// A bucket's row is a sum of partial sums of this many rows, which bounds the rounding error of crowded
+// buckets.
 constexpr std::uint32_t partial_rows = 256;
 
 template <class T, class Code, Isa isa>
@@ -21,16 +22,17 @@ struct SumBuffers {
       : codes(all_codes),
         number(arena.template take<std::uint32_t>(all_codes)),
         ids(arena.template take<std::uint32_t>(length)),
-        filled(arena.template take<std::uint32_t>(length + 1)),
+        target_ids(arena.template take<std::uint32_t>(length)),
+        filled(arena.template take<std::uint32_t>(Buckets<Code, isa>::most(length))),
         partial_ids(arena.template take<std::uint32_t>(length / partial_rows + 1)),
         value(arena.template take<T>(length * width)),
         sum(arena.template take<T>(length * width)),
-        table(arena.template take<T>((length + 1) * width)),
+        table(arena.template take<T>(Buckets<Code, isa>::most(length) * width)),
         partial(arena.template take<T>((length / partial_rows + 1) * width)) {}
   void clear() { std::memset(number, 0, static_cast<std::size_t>(codes) * sizeof(*number)); }
 
   std::int64_t codes;
-  std::uint32_t *number, *ids, *filled, *partial_ids;
+  std::uint32_t *number, *ids, *target_ids, *filled, *partial_ids;
   T *value, *sum, *table, *partial;
 };
 
@@ -62,15 +64,15 @@ void fill_table(const SumBuffers<T, Code, isa>& buffers, std::int64_t length, st
 
 /// Adds to each target the row of its bucket.
 template <int fixed, class T, class Code, Isa isa>
-void gather(const SumBuffers<T, Code, isa>& buffers, const Code* codes, std::int64_t length, std::int64_t vectors) {
+void gather(const SumBuffers<T, Code, isa>& buffers, std::int64_t length, std::int64_t vectors) {
   using L = Lanes<T, isa>;
   constexpr std::int64_t ahead = 8;
   const std::int64_t count = fixed > 0 ? fixed : vectors, width = count * L::count;
   for (std::int64_t i = 0; i < length; ++i) {
-    const T* later = buffers.table + buffers.number[codes[std::min(i + ahead, length - 1)]] * width;
+    const T* later = buffers.table + buffers.target_ids[std::min(i + ahead, length - 1)] * width;
     __builtin_prefetch(later);
-    if (fixed != 1) __builtin_prefetch(later + width - 1);
-    const T* row = buffers.table + buffers.number[codes[i]] * width;
+    if constexpr (fixed != 1) __builtin_prefetch(later + width - 1);
+    const T* row = buffers.table + buffers.target_ids[i] * width;
     T* sum = buffers.sum + i * width;
     for (std::int64_t v = 0; v < count; ++v) {
       L::store(sum + v * L::count, L::load(sum + v * L::count) + L::load(row + v * L::count));
@@ -101,17 +103,19 @@ struct BucketSum {
       std::fill(row + slice.columns, row + width, T{});
     }
     std::fill_n(buffers.sum, slice.length * width, T{});
-    const Buckets<Code, isa> buckets{buffers.number};
+    const Buckets<Code, isa> buckets{buffers.number, buffers.codes};
     for (int r = 0; r < shape.hashes; ++r) {
-      const std::int64_t place = (static_cast<std::int64_t>(slice.head) * shape.hashes + r) * value.tokens + slice.begin;
+      const std::int64_t place =
+          (static_cast<std::int64_t>(slice.head) * shape.hashes + r) * value.tokens + slice.begin;
       const std::uint32_t used = buckets.assign(source_codes + place, slice.length, buffers.ids);
+      buckets.find(codes + place, slice.length, buffers.target_ids);
+      buckets.release(source_codes + place, slice.length);
       std::fill_n(buffers.table, (used + 1) * width, T{});
       std::fill_n(buffers.filled, used + 1, 0u);
       with_vector_count<isa>(vectors, [&](auto fixed) {
         fill_table<fixed()>(buffers, slice.length, vectors);
-        gather<fixed()>(buffers, codes + place, slice.length, vectors);
+        gather<fixed()>(buffers, slice.length, vectors);
       });
-      buckets.release(source_codes + place, slice.length);
     }
     const T scale = T{1} / static_cast<T>(shape.hashes);
     for (std::int64_t i = 0; i < slice.length; ++i) {
@@ -124,14 +128,15 @@ struct BucketSum {
 }  // namespace
 
 template <class T, class Code, Isa isa>
-void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Code* source_codes, Heads<const T> value,
-                const Code* codes, Heads<T> out) {
+void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Code* source_codes,
+                Heads<const T> value, const Code* codes, Heads<T> out) {
   std::int64_t longest = 0;
   for (std::int64_t s = 0; s < sequences.count; ++s) {
     longest = std::max<std::int64_t>(longest, sequences.offsets[s + 1] - sequences.offsets[s]);
   }
   const std::int64_t pairs = sequences.count * value.heads;
-  constexpr std::int64_t narrow = 16, wide = 128;  // columns of a slice: one cache line; a table that fits the cache
+  constexpr std::int64_t narrow = 16,
+                         wide = 128;  // columns of a slice: one cache line; a table that fits the cache
   const std::int64_t columns = std::min<std::int64_t>(value.width, pairs >= 2 * threads() ? wide : narrow);
   if (longest == 0 || columns == 0) return;
   const std::int64_t slices = (value.width + columns - 1) / columns;
@@ -139,7 +144,8 @@ void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Co
   for_each_item<isa>(
       pairs * slices,
       [&](Arena<isa>& arena) {
-        return SumBuffers<T, Code, isa>(arena, longest, Lanes<T, isa>::padded(columns), std::int64_t{1} << shape.bits);
+        return SumBuffers<T, Code, isa>(arena, longest, Lanes<T, isa>::padded(columns),
+                                        std::int64_t{1} << shape.bits);
       },
       [&](std::int64_t item, const SumBuffers<T, Code, isa>& buffers) {
         const std::int64_t column = item % slices * columns, sequence = item / slices / value.heads;
@@ -153,8 +159,8 @@ void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Co
       });
 }
 
-#define TERN_INSTANTIATE(T, Code)                                                                                 \
-  template void bucket_sum<T, Code>(Cpu<TERN_ISA>&, const Sequences&, HashShape, const Code*, Heads<const T>,     \
+#define TERN_INSTANTIATE(T, Code)                                                                             \
+  template void bucket_sum<T, Code>(Cpu<TERN_ISA>&, const Sequences&, HashShape, const Code*, Heads<const T>, \
                                     const Code*, Heads<T>);
 TERN_INSTANTIATE(float, std::uint16_t)
 TERN_INSTANTIATE(float, std::uint32_t)

@@ -1,5 +1,6 @@
-// Dense bucket numbers: the codes that occur among the sources are numbered 1, 2, ... in order of first appearance, so
-// that everything after is linear in the number of tokens however many codes are possible. 0 means an empty bucket.
+// Bucket numbers: where many codes are possible, those that occur among the sources are numbered 1, 2, ... in
+// order of first appearance, so that everything after is linear in the number of tokens. 0 means an empty
+// bucket.
 #pragma once
 
 #include <cstdint>
@@ -10,27 +11,44 @@ namespace tern::kernels {
 
 template <class Code, Isa isa>
 struct Buckets {
-  std::uint32_t* number;  ///< [2^bits] by code; all zero between hashes
+  std::uint32_t* number;  ///< [codes] by code; all zero between hashes
+  std::int64_t codes;     ///< 2^bits
 
-  /// Numbers the codes of the sources; returns how many differ.
-  std::uint32_t assign(const Code* codes, std::int64_t count, std::uint32_t* ids) const {
+  /// With few possible codes the code itself, plus one, is the number, which saves the look-ups.
+  bool direct(std::int64_t count) const { return codes <= 2 * count; }
+  /// Numbers that `count` sources may need, with 0.
+  static std::int64_t most(std::int64_t count) { return 2 * count + 1; }
+
+  /// Numbers the codes of the sources; returns the largest number that may occur.
+  std::uint32_t assign(const Code* source, std::int64_t count, std::uint32_t* ids) const {
+    if (direct(count)) {
+      for (std::int64_t j = 0; j < count; ++j) ids[j] = source[j] + 1u;
+      return static_cast<std::uint32_t>(codes);
+    }
     std::uint32_t used = 0;
     for (std::int64_t j = 0; j < count; ++j) {
-      const std::uint32_t known = number[codes[j]];
+      const std::uint32_t known = number[source[j]];
       used += known == 0;  // no branch: whether a code is new cannot be predicted
       const std::uint32_t id = known == 0 ? used : known;
-      number[codes[j]] = id;
+      number[source[j]] = id;
       ids[j] = id;
     }
     return used;
   }
 
-  void find(const Code* codes, std::int64_t count, std::uint32_t* ids) const {
-    for (std::int64_t i = 0; i < count; ++i) ids[i] = number[codes[i]];
+  /// Numbers of the targets' codes; as many targets as sources.
+  void find(const Code* target, std::int64_t count, std::uint32_t* ids) const {
+    if (direct(count)) {
+      for (std::int64_t i = 0; i < count; ++i) ids[i] = target[i] + 1u;
+    } else {
+      for (std::int64_t i = 0; i < count; ++i) ids[i] = number[target[i]];
+    }
   }
 
-  void release(const Code* codes, std::int64_t count) const {
-    for (std::int64_t j = 0; j < count; ++j) number[codes[j]] = 0;
+  /// Forgets the numbers of the sources.
+  void release(const Code* source, std::int64_t count) const {
+    if (direct(count)) return;
+    for (std::int64_t j = 0; j < count; ++j) number[source[j]] = 0;
   }
 };
 

@@ -1,7 +1,9 @@
-// Gradients of collided pairs: the rows of one (sequence, head), lists of pairs, and crowded buckets as dense blocks.
+// Gradients of collided pairs: the rows of one (sequence, head), lists of pairs, and crowded buckets as dense
+// blocks.
 //
-// A row of queries holds [q | dy], a row of keys [k | v], each part padded with zeros to whole vectors; row `length` is
-// all zero and stands for "no token". Sums go to rows of q_sum and k_sum with the scale of one hash left out.
+// A row of queries holds [q | dy], a row of keys [k | v], each part padded with zeros to whole vectors; row
+// `length` is all zero and stands for "no token". Sums go to rows of q_sum and k_sum with the scale of one hash
+// left out.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +33,8 @@ struct ExactWeight {
       // pi - arccos(s) = arccos(-s)
       const Vector x = s < Vector{} ? -s : s;
       Vector p = L::broadcast(-0.0012624911f);
-      for (const float c : {0.0066700901f, -0.0170881256f, 0.0308918810f, -0.0501743046f, 0.0889789874f, -0.2145988016f,
-                            1.5707963050f}) {
+      for (const float c : {0.0066700901f, -0.0170881256f, 0.0308918810f, -0.0501743046f, 0.0889789874f,
+                            -0.2145988016f, 1.5707963050f}) {
         p = p * x + c;
       }
       p *= root(T(1) - x);
@@ -71,7 +73,8 @@ struct GradientRows {
   std::int64_t width;
 };
 
-/// A list of pairs that is worked off when it is full: dots of all pairs first (lanes run over pairs), then the updates.
+/// A list of pairs that is worked off when it is full: dots of all pairs first (lanes run over pairs), then the
+/// updates.
 template <class T, Isa isa>
 class PairList {
  public:
@@ -93,12 +96,12 @@ class PairList {
   /// Pairs of one query with keys[0 .. count); reads up to three entries beyond.
   [[gnu::always_inline]] inline void add(std::uint32_t query, const std::uint32_t* keys, std::int64_t count) {
     while (count_ + count > capacity) [[unlikely]] {
-      const std::int64_t part = capacity - count_;
-      append(query, keys, part);
-      keys += part;
-      count -= part;
-      flush();
-    }
+        const std::int64_t part = capacity - count_;
+        append(query, keys, part);
+        keys += part;
+        count -= part;
+        flush();
+      }
     append(query, keys, count);
   }
 
@@ -112,8 +115,10 @@ class PairList {
   }
 
  private:
-  // Most queries meet a few keys: four entries are written whatever the count, and the count decides what stays.
-  [[gnu::always_inline]] inline void append(std::uint32_t query, const std::uint32_t* keys, std::int64_t count) {
+  // Most queries meet a few keys: four entries are written whatever the count, and the count decides what
+  // stays.
+  [[gnu::always_inline]] inline void append(std::uint32_t query, const std::uint32_t* keys,
+                                            std::int64_t count) {
     for (std::int64_t t = 0; t < count || t == 0; t += 4) {
       for (int u = 0; u < 4; ++u) {
         query_[count_ + t + u] = query;
@@ -135,7 +140,8 @@ class PairList {
   }
 
   /// Products of the rows of pairs p, p + 1, ..., of their parts from column `part` on.
-  [[gnu::always_inline]] inline typename L::Vector dots(std::int64_t p, std::int64_t part, std::int64_t vectors) const {
+  [[gnu::always_inline]] inline typename L::Vector dots(std::int64_t p, std::int64_t part,
+                                                        std::int64_t vectors) const {
     typename L::Vector product[L::count];
 #pragma GCC unroll 16
     for (int u = 0; u < L::count; ++u) {
@@ -195,31 +201,35 @@ class BucketBlocks {
   void start(const GradientRows<T>& rows) { rows_ = rows; }
 
   /// All pairs of at most `side` queries and at most `side` keys, weighted by `scale`.
-  void pairs(const std::uint32_t* queries, std::int64_t query_count, const std::uint32_t* keys, std::int64_t key_count,
-             bool exact, T scale) {
+  void pairs(const std::uint32_t* queries, std::int64_t query_count, const std::uint32_t* keys,
+             std::int64_t key_count, bool exact, T scale) {
     const std::int64_t width = rows_.width, columns = L::padded(key_count);
     collect(rows_.query, queries, query_count, query_);
     collect(rows_.key, keys, key_count, key_);
     turn(key_count, exact);
-    Product::template run<false>(query_count, columns, width, {query_ + width, 2 * width, 1}, turned_ + width * side, side,
-                                 gain_, side);
+    Product::template run<false>(query_count, columns, width, {query_ + width, 2 * width, 1},
+                                 turned_ + width * side, side, gain_, side);
     if (exact) {
-      Product::template run<false>(query_count, columns, width, {query_, 2 * width, 1}, turned_, side, cosine_, side);
+      Product::template run<false>(query_count, columns, width, {query_, 2 * width, 1}, turned_, side, cosine_,
+                                   side);
       for (std::int64_t i = 0; i < query_count; ++i) {
         for (std::int64_t j = i * side; j < i * side + columns; j += L::count) {
           L::store(gain_ + j, scale * L::load(gain_ + j) * ExactWeight<T, isa>::of(L::load(cosine_ + j)));
         }
       }
     }
-    Product::template run<false>(query_count, width, key_count, {gain_, side, 1}, key_, 2 * width, q_part_, width);
-    Product::template run<false>(key_count, width, query_count, {gain_, 1, side}, query_, 2 * width, k_part_, width);
+    Product::template run<false>(query_count, width, key_count, {gain_, side, 1}, key_, 2 * width, q_part_,
+                                 width);
+    Product::template run<false>(key_count, width, query_count, {gain_, 1, side}, query_, 2 * width, k_part_,
+                                 width);
     spread(q_part_, queries, query_count, rows_.q_sum);
     spread(k_part_, keys, key_count, rows_.k_sum);
   }
 
-  /// All pairs of a bucket in time linear in its rows (surrogate weight): dq_i = M dy_i with M = sum_j k_j v_j^T and
-  /// dk_j = P v_j with P = sum_i q_i dy_i^T. Both are kept transposed.
-  void moments(const std::uint32_t* queries, std::int64_t query_count, const std::uint32_t* keys, std::int64_t key_count) {
+  /// All pairs of a bucket in time linear in its rows (surrogate weight): dq_i = M dy_i with M = sum_j k_j
+  /// v_j^T and dk_j = P v_j with P = sum_i q_i dy_i^T. Both are kept transposed.
+  void moments(const std::uint32_t* queries, std::int64_t query_count, const std::uint32_t* keys,
+               std::int64_t key_count) {
     sum_products(rows_.key, keys, key_count, key_);
     apply(rows_.query, queries, query_count, query_, rows_.q_sum);
     sum_products(rows_.query, queries, query_count, query_);
@@ -269,7 +279,8 @@ class BucketBlocks {
     for (std::int64_t i = 0; i < count; i += side) {
       const std::int64_t part = count - i < side ? count - i : side;
       collect(rows, list + i, part, block);
-      Product::template run<true>(width, width, part, {block + width, 1, 2 * width}, block, 2 * width, moment_, width);
+      Product::template run<true>(width, width, part, {block + width, 1, 2 * width}, block, 2 * width, moment_,
+                                  width);
     }
   }
 
@@ -279,16 +290,17 @@ class BucketBlocks {
     for (std::int64_t i = 0; i < count; i += side) {
       const std::int64_t part = count - i < side ? count - i : side;
       collect(rows, list + i, part, block);
-      Product::template run<false>(part, width, width, {block + width, 2 * width, 1}, moment_, width, q_part_, width);
+      Product::template run<false>(part, width, width, {block + width, 2 * width, 1}, moment_, width, q_part_,
+                                   width);
       spread(q_part_, list + i, part, sums);
     }
   }
 
-  T *query_, *key_;        // [side][2 * width]
-  T* turned_;              // [2 * width][side]
-  T *gain_, *cosine_;      // [side][side]
-  T *q_part_, *k_part_;    // [side][width]
-  T* moment_;              // [width][width]
+  T *query_, *key_;      // [side][2 * width]
+  T* turned_;            // [2 * width][side]
+  T *gain_, *cosine_;    // [side][side]
+  T *q_part_, *k_part_;  // [side][width]
+  T* moment_;            // [width][width]
   GradientRows<T> rows_{};
 };
 

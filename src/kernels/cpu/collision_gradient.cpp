@@ -1,7 +1,7 @@
-// Gradients of sampled Bernoulli attention with respect to q and k. For each hash: number the buckets that hold a key
-// and sort the keys by bucket; queries of small buckets append their pairs to a list; crowded buckets go through dense
-// blocks or moments. Hashes are summed in four fixed groups, so that few heads still occupy several workers and the
-// bits do not depend on how many there are.
+// Gradients of sampled Bernoulli attention with respect to q and k. For each hash: number the buckets that hold
+// a key and sort the keys by bucket; queries of small buckets append their pairs to a list; crowded buckets go
+// through dense blocks or moments. Hashes are summed in four fixed groups, so that few heads still occupy
+// several workers and the bits do not depend on how many there are.
 #include <algorithm>
 #include <cstring>
 #include <span>
@@ -37,12 +37,12 @@ struct GradientBuffers {
         number(arena.template take<std::uint32_t>(all_codes)),
         query_ids(arena.template take<std::uint32_t>(length)),
         key_ids(arena.template take<std::uint32_t>(length)),
-        query_count(arena.template take<std::uint32_t>(length + 1)),
-        key_next(arena.template take<std::uint32_t>(length + 1)),
-        query_order(arena.template take<std::uint32_t>(length + 1)),
+        query_count(arena.template take<std::uint32_t>(Buckets<Code, isa>::most(length))),
+        key_next(arena.template take<std::uint32_t>(Buckets<Code, isa>::most(length))),
+        query_order(arena.template take<std::uint32_t>(Buckets<Code, isa>::most(length))),
         key_order(arena.template take<std::uint32_t>(length + 4)),
         picked(arena.template take<std::uint32_t>(window)),
-        small(arena.template take<SmallBucket>(length + 1)),
+        small(arena.template take<SmallBucket>(Buckets<Code, isa>::most(length))),
         crowded_buckets(arena.template take<CrowdedBucket>(length)),
         rows{arena.template take<T>((length + 1) * 2 * width), arena.template take<T>((length + 1) * 2 * width),
              arena.template take<T>(length * width), arena.template take<T>(length * width), width},
@@ -77,7 +77,8 @@ struct Gradient {
 
   HeadOfSequence pair(std::int64_t item) const {
     const std::int64_t sequence = item / operands.q.heads, begin = sequences.offsets[sequence];
-    return {sequence, begin, sequences.offsets[sequence + 1] - begin, static_cast<int>(item % operands.q.heads)};
+    return {sequence, begin, sequences.offsets[sequence + 1] - begin,
+            static_cast<int>(item % operands.q.heads)};
   }
 
   /// Rows of one pair, contiguous and padded.
@@ -102,13 +103,15 @@ struct Gradient {
     std::fill_n(buffers.rows.k_sum, at.length * buffers.rows.width, T{});
     buffers.pairs.start(buffers.rows, static_cast<std::uint32_t>(at.length), exact());
     buffers.blocks.start(buffers.rows);
-    for (int r = shape.hashes * group / groups; r < shape.hashes * (group + 1) / groups; ++r) run_hash(at, r, buffers);
+    for (int r = shape.hashes * group / groups; r < shape.hashes * (group + 1) / groups; ++r)
+      run_hash(at, r, buffers);
   }
 
   void run_hash(const HeadOfSequence& at, int hash, Buffers& buffers) const {
-    const std::int64_t place = (static_cast<std::int64_t>(at.head) * shape.hashes + hash) * operands.q.tokens + at.begin;
+    const std::int64_t place =
+        (static_cast<std::int64_t>(at.head) * shape.hashes + hash) * operands.q.tokens + at.begin;
     const Code* k_codes = operands.k_codes + place;
-    const Buckets<Code, isa> buckets{buffers.number};
+    const Buckets<Code, isa> buckets{buffers.number, buffers.codes};
     const std::uint32_t used = buckets.assign(k_codes, at.length, buffers.key_ids);
     buckets.find(operands.q_codes + place, at.length, buffers.query_ids);
     buckets.release(k_codes, at.length);
@@ -129,7 +132,8 @@ struct Gradient {
     buffers.pairs.flush();
     if (crowds == 0) return;
     sort_crowded_queries(at.length, used, crowds, buffers);
-    for (std::int64_t c = 0; c < crowds; ++c) run_crowded(at, hash, k_codes, buffers.crowded_buckets[c], buffers);
+    for (std::int64_t c = 0; c < crowds; ++c)
+      run_crowded(at, hash, k_codes, buffers.crowded_buckets[c], buffers);
   }
 
   /// Turns key counts into first places and separates crowded buckets, whose number it returns.
@@ -152,7 +156,8 @@ struct Gradient {
   }
 
   /// query_order = the queries of crowded buckets by bucket; query_count becomes the next place of each bucket.
-  void sort_crowded_queries(std::int64_t length, std::uint32_t used, std::int64_t crowds, Buffers& buffers) const {
+  void sort_crowded_queries(std::int64_t length, std::uint32_t used, std::int64_t crowds,
+                            Buffers& buffers) const {
     const auto nowhere = static_cast<std::uint32_t>(length);  // a place that the other queries overwrite
     std::fill_n(buffers.query_count, used + 1, nowhere);
     for (std::int64_t c = 0; c < crowds; ++c) {
@@ -177,14 +182,16 @@ struct Gradient {
     }
     for (std::int64_t j = 0; j < b; j += side) {
       for (std::int64_t i = 0; i < a; i += side) {
-        buffers.blocks.pairs(queries + i, std::min(side, a - i), keys + j, std::min(side, b - j), exact(), T{1});
+        buffers.blocks.pairs(queries + i, std::min(side, a - i), keys + j, std::min(side, b - j), exact(),
+                             T{1});
       }
     }
   }
 
-  /// Consecutive blocks of queries meet consecutive windows of the bucket's keys, the first one from a random place: every
-  /// pair is met with probability window / keys, and the keys are met as evenly as possible.
-  void run_windows(const HeadOfSequence& at, int hash, Code code, const CrowdedBucket& bucket, Buffers& buffers) const {
+  /// Consecutive blocks of queries meet consecutive windows of the bucket's keys, the first one from a random
+  /// place: every pair is met with probability window / keys, and the keys are met as evenly as possible.
+  void run_windows(const HeadOfSequence& at, int hash, Code code, const CrowdedBucket& bucket,
+                   Buffers& buffers) const {
     constexpr std::int64_t block = 32;
     const std::int64_t keys = bucket.keys;
     const std::uint64_t element = (static_cast<std::uint64_t>(hash) << 20 | code) * 4;
@@ -202,7 +209,8 @@ struct Gradient {
   }
 
   /// Writes (group 0) or adds the sums of a group to dq and dk.
-  void add_group(const HeadOfSequence& at, int group, const T* q_sum, const T* k_sum, std::int64_t width) const {
+  void add_group(const HeadOfSequence& at, int group, const T* q_sum, const T* k_sum,
+                 std::int64_t width) const {
     const T scale = static_cast<T>(shape.bits) / static_cast<T>(shape.hashes) / (exact() ? T{1} : T{2});
     const auto add = [&](const T* sum, Heads<T> out) {
       for (std::int64_t i = 0; i < at.length; ++i, sum += width) {
@@ -221,14 +229,17 @@ template <class T, class Code, Isa isa>
 void collision_gradient(Cpu<isa>&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
                         const CollisionGradient<T, Code>& operands) {
   using Buffers = GradientBuffers<T, Code, isa>;
-  const std::int64_t pairs = sequences.count * operands.q.heads, width = Lanes<T, isa>::padded(operands.q.width);
+  const std::int64_t pairs = sequences.count * operands.q.heads,
+                     width = Lanes<T, isa>::padded(operands.q.width);
   std::int64_t longest = 0;
   for (std::int64_t s = 0; s < sequences.count; ++s) {
     longest = std::max<std::int64_t>(longest, sequences.offsets[s + 1] - sequences.offsets[s]);
   }
   if (longest == 0 || width == 0) return;
   const Gradient<T, Code, isa> kernel{sequences, shape, stream, operands};
-  const auto make = [&](Arena<isa>& arena) { return Buffers(arena, longest, width, std::int64_t{1} << shape.bits); };
+  const auto make = [&](Arena<isa>& arena) {
+    return Buffers(arena, longest, width, std::int64_t{1} << shape.bits);
+  };
   if (pairs >= 2 * threads()) {
     for_each_item<isa>(pairs, make, [&](std::int64_t item, Buffers& buffers) {
       const HeadOfSequence at = kernel.pair(item);
@@ -259,7 +270,7 @@ void collision_gradient(Cpu<isa>&, const Sequences& sequences, HashShape shape, 
   });
 }
 
-#define TERN_INSTANTIATE(T, Code)                                                                              \
+#define TERN_INSTANTIATE(T, Code)                                                                             \
   template void collision_gradient<T, Code>(Cpu<TERN_ISA>&, const Sequences&, HashShape, const RandomStream&, \
                                             const CollisionGradient<T, Code>&);
 TERN_INSTANTIATE(float, std::uint16_t)

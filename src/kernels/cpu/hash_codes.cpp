@@ -1,19 +1,20 @@
-// Hash codes of rows. Gaussian: lanes run over the bits of all hashes without gaps (a dense bit stream per row), from
-// which the codes are cut; a row's sums always run over its columns in order, so codes do not depend on blocking.
+// Hash codes of rows. Gaussian: lanes run over the bits of all hashes without gaps (a dense bit stream per
+// row), from which the codes are cut; a row's sums always run over its columns in order, so codes do not depend
+// on blocking.
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <span>
 
 #include "kernels/cpu/rotations.h"
-#include "kernels/cpu/work_items.h"
 #include "kernels/cpu/small_product.h"
+#include "kernels/cpu/work_items.h"
 #include "kernels/hashing.h"
 
 namespace tern::kernels {
 namespace {
 
-constexpr int word_bits = 32;             // directions of one panel
+constexpr int word_bits = 32;              // directions of one panel
 constexpr std::int64_t block_tokens = 64;  // tokens hashed against a panel while it is in the first cache
 
 /// A contiguous run of tokens of one head; `first` and `last` count inside the sequence.
@@ -38,7 +39,8 @@ struct Hashing {
   }
 };
 
-// ---- Gaussian -------------------------------------------------------------------------------------------------------
+// ---- Gaussian
+// -------------------------------------------------------------------------------------------------------
 
 template <class T, Isa isa>
 struct GaussianBuffers {
@@ -66,10 +68,12 @@ struct GaussianHashing : Hashing<T, Code, isa> {
 
   /// Draws the directions of one panel, rounds them to bfloat16 (to nearest, ties to even) and transposes them.
   void draw(std::int64_t sequence, int head, std::int64_t panel, float* drawn, T* directions) const {
-    const std::int64_t width = this->x.width, total = static_cast<std::int64_t>(this->shape.hashes) * this->shape.bits;
+    const std::int64_t width = this->x.width,
+                       total = static_cast<std::int64_t>(this->shape.hashes) * this->shape.bits;
     const std::int64_t count = std::min<std::int64_t>(word_bits, total - panel * word_bits);
     const auto first = static_cast<std::uint64_t>(panel * word_bits * width);
-    fill_normal(this->stream, this->sequences.sample[sequence], HashDraw::block(HashDraw::directions, head, first),
+    fill_normal(this->stream, this->sequences.sample[sequence],
+                HashDraw::block(HashDraw::directions, head, first),
                 std::span<float>(drawn, static_cast<std::size_t>(count * width)));
     std::fill(drawn + count * width, drawn + word_bits * width, 0.0f);
     T* out = directions + panel * width * word_bits;
@@ -89,11 +93,13 @@ struct GaussianHashing : Hashing<T, Code, isa> {
     for (int r = 0; r < rows; ++r) words[r] = 0;
     for (int column = 0; column < word_bits; column += step) {
       typename L::Vector sum[rows][Product::block_vectors];
-      Product::template block<rows, Product::block_vectors>(this->x.width, token, panel + column, word_bits, sum);
+      Product::template block<rows, Product::block_vectors>(this->x.width, token, panel + column, word_bits,
+                                                            sum);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < Product::block_vectors; ++v) words[r] |= L::positive(sum[r][v]) << (column + v * L::count);
+        for (int v = 0; v < Product::block_vectors; ++v)
+          words[r] |= L::positive(sum[r][v]) << (column + v * L::count);
       }
     }
   }
@@ -148,14 +154,17 @@ struct GaussianHashing : Hashing<T, Code, isa> {
           const auto head = static_cast<int>(item % this->x.heads);
           const std::int64_t length = this->sequences.offsets[sequence + 1] - this->sequences.offsets[sequence];
           if (length == 0) return;
-          for (std::int64_t p = 0; p < panels(); ++p) draw(sequence, head, p, buffers.drawn, buffers.directions);
+          for (std::int64_t p = 0; p < panels(); ++p)
+            draw(sequence, head, p, buffers.drawn, buffers.directions);
           hash({sequence, 0, length, head}, buffers, buffers.directions);
         });
   }
 
   /// Few pairs: all workers share one pair's directions and split its tokens.
   void run_by_range() const {
-    const auto make = [&](Arena<isa>& arena) { return GaussianBuffers<T, isa>(arena, this->x.width, panels(), false); };
+    const auto make = [&](Arena<isa>& arena) {
+      return GaussianBuffers<T, isa>(arena, this->x.width, panels(), false);
+    };
     const AlignedBlock<isa> block(static_cast<std::size_t>(panels() * this->x.width * word_bits) * sizeof(T));
     T* directions = reinterpret_cast<T*>(block.data());
     constexpr std::int64_t grain = 8 * block_tokens;
@@ -176,7 +185,8 @@ struct GaussianHashing : Hashing<T, Code, isa> {
   }
 };
 
-// ---- Hadamard -------------------------------------------------------------------------------------------------------
+// ---- Hadamard
+// -------------------------------------------------------------------------------------------------------
 
 template <class T, Isa isa>
 struct RotationBuffers {
@@ -205,11 +215,13 @@ struct RotationHashing : Hashing<T, Code, isa> {
       fill_uniform(this->stream, this->sequences.sample[sequence],
                    HashDraw::block(HashDraw::signs, head, static_cast<std::uint64_t>(first)),
                    std::span<float>(buffers.drawn, static_cast<std::size_t>(3 * plan.width)));
-      for (std::int64_t c = 0; c < 3 * plan.width; ++c) buffers.signs[first + c] = buffers.drawn[c] < 0.5f ? T{1} : T{-1};
+      for (std::int64_t c = 0; c < 3 * plan.width; ++c)
+        buffers.signs[first + c] = buffers.drawn[c] < 0.5f ? T{1} : T{-1};
     }
   }
 
-  void hash(const TokenRange& range, const RotationPlan<isa>& plan, const RotationBuffers<T, isa>& buffers) const {
+  void hash(const TokenRange& range, const RotationPlan<isa>& plan,
+            const RotationBuffers<T, isa>& buffers) const {
     const Rotations<T, Code, isa> rotations{plan, buffers.signs, buffers.turned, buffers.input, buffers.codes};
     std::fill_n(buffers.input, plan.width * rows, T{});
     const std::int64_t begin = this->sequences.offsets[range.sequence];
@@ -248,8 +260,8 @@ struct RotationHashing : Hashing<T, Code, isa> {
 }  // namespace
 
 template <class T, class Code, Isa isa>
-void hash_codes(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, HashShape shape, const RandomStream& stream,
-                Code* codes) {
+void hash_codes(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, HashShape shape,
+                const RandomStream& stream, Code* codes) {
   if (shape.family != HashFamily::gaussian) {
     std::int64_t longest = 0;
     for (std::int64_t s = 0; s < sequences.count; ++s) {
@@ -266,9 +278,9 @@ void hash_codes(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, HashSha
   }
 }
 
-#define TERN_INSTANTIATE(T, Code)                                                                                   \
-  template void hash_codes<T, Code>(Cpu<TERN_ISA>&, const Sequences&, Heads<const T>, HashShape, const RandomStream&, \
-                                    Code*);
+#define TERN_INSTANTIATE(T, Code)                                                                \
+  template void hash_codes<T, Code>(Cpu<TERN_ISA>&, const Sequences&, Heads<const T>, HashShape, \
+                                    const RandomStream&, Code*);
 TERN_INSTANTIATE(float, std::uint16_t)
 TERN_INSTANTIATE(float, std::uint32_t)
 TERN_INSTANTIATE(double, std::uint16_t)

@@ -1,12 +1,13 @@
-// Explicit vectors of one instruction set. GCC's vector types carry the arithmetic; only sign masks need intrinsics.
-// Every entity carries the Isa tag, so that objects compiled for different levels never share a symbol.
+// Explicit vectors of one instruction set. GCC's vector types carry the arithmetic; only sign masks need
+// intrinsics. Every entity carries the Isa tag, so that objects compiled for different levels never share a
+// symbol.
 #pragma once
-
-#include <immintrin.h>
 
 #include <cstdint>
 #include <type_traits>
 #include <utility>
+
+#include <immintrin.h>
 
 #include "tern/device.h"
 
@@ -26,7 +27,9 @@ struct Lanes {
     return (width + count - 1) / count * count;
   }
 
-  [[gnu::always_inline]] static inline Vector load(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
+  [[gnu::always_inline]] static inline Vector load(const T* p) {
+    return *reinterpret_cast<const Unaligned*>(p);
+  }
   [[gnu::always_inline]] static inline void store(T* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
   [[gnu::always_inline]] static inline Vector broadcast(T value) { return Vector{} + value; }
 
@@ -77,7 +80,8 @@ struct Lanes {
 
   // Adds the two halves of each block of 2 s lanes; blocks of `a` come first in the result, then those of `b`.
   template <int... lane>
-  [[gnu::always_inline]] static inline Vector halve(Vector a, Vector b, std::integer_sequence<int, lane...>, auto half) {
+  [[gnu::always_inline]] static inline Vector halve(Vector a, Vector b, std::integer_sequence<int, lane...>,
+                                                    auto half) {
     constexpr int s = decltype(half)::value;
     return __builtin_shuffle(a, b, Words{(lane / s * 2 * s + lane % s)...}) +
            __builtin_shuffle(a, b, Words{(lane / s * 2 * s + lane % s + s)...});
@@ -90,7 +94,8 @@ struct Lanes {
     } else {
 #pragma GCC unroll 8
       for (int i = 0; i < s; ++i) {
-        v[i] = halve(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, count>{}, std::integral_constant<int, s>{});
+        v[i] = halve(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, count>{},
+                     std::integral_constant<int, s>{});
       }
       return fold<s / 2>(v);
     }
@@ -101,11 +106,16 @@ struct Lanes {
 template <Isa isa, class Body>
 void with_vector_count(std::int64_t vectors, const Body& body) {
   switch (vectors) {
-    case 1: return body(std::integral_constant<int, 1>{});
-    case 2: return body(std::integral_constant<int, 2>{});
-    case 4: return body(std::integral_constant<int, 4>{});
-    case 8: return body(std::integral_constant<int, 8>{});
-    default: return body(std::integral_constant<int, 0>{});
+    case 1:
+      return body(std::integral_constant<int, 1>{});
+    case 2:
+      return body(std::integral_constant<int, 2>{});
+    case 4:
+      return body(std::integral_constant<int, 4>{});
+    case 8:
+      return body(std::integral_constant<int, 8>{});
+    default:
+      return body(std::integral_constant<int, 0>{});
   }
 }
 

@@ -36,9 +36,9 @@ struct Rotations {
   static constexpr int rows = L::count;  ///< rows hashed together
 
   const RotationPlan<isa>& plan;
-  const T* signs;    ///< [rotations][3][width] of +-1
-  T* turned;         ///< [width][lanes]
-  T* input;          ///< [width][lanes], the rows transposed, zeros beyond the head width
+  const T* signs;           ///< [rotations][3][width] of +-1
+  T* turned;                ///< [width][lanes]
+  T* input;                 ///< [width][lanes], the rows transposed, zeros beyond the head width
   typename L::Word* codes;  ///< [hashes][lanes]
 
   /// Fills `codes` with the codes of the rows in `input`.

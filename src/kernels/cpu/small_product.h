@@ -1,5 +1,5 @@
-// Products of small dense blocks, c = a b or c += a b, with a in any layout and rows of b and c padded to whole vectors.
-// Register block: a few rows of c by two vectors; an element of a is broadcast, a row of b is loaded.
+// Products of small dense blocks, c = a b or c += a b, with a in any layout and rows of b and c padded to whole
+// vectors. Register block: a few rows of c by two vectors; an element of a is broadcast, a row of b is loaded.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct SmallProduct {
 
   /// sum = a[rows x depth] b[depth x vectors] in registers; each sum runs over depth in order.
   template <int rows, int vectors>
-  [[gnu::always_inline]] static inline void block(std::int64_t depth, Strided<T> a, const T* b, std::int64_t b_stride,
-                                                  Vector (&sum)[rows][vectors]) {
+  [[gnu::always_inline]] static inline void block(std::int64_t depth, Strided<T> a, const T* b,
+                                                  std::int64_t b_stride, Vector (&sum)[rows][vectors]) {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
@@ -44,7 +44,8 @@ struct SmallProduct {
     }
   }
 
-  /// c[rows x columns] = (or +=, where `add`) a[rows x depth] b[depth x columns]; columns a multiple of the lanes.
+  /// c[rows x columns] = (or +=, where `add`) a[rows x depth] b[depth x columns]; columns a multiple of the
+  /// lanes.
   template <bool add>
   static void run(std::int64_t rows, std::int64_t columns, std::int64_t depth, Strided<T> a, const T* b,
                   std::int64_t b_stride, T* c, std::int64_t c_stride) {
@@ -60,23 +61,27 @@ struct SmallProduct {
 
  private:
   template <bool add, int vectors>
-  static void panel(std::int64_t rows, std::int64_t depth, Strided<T> a, const T* b, std::int64_t b_stride, T* c,
-                    std::int64_t c_stride) {
+  static void panel(std::int64_t rows, std::int64_t depth, Strided<T> a, const T* b, std::int64_t b_stride,
+                    T* c, std::int64_t c_stride) {
     std::int64_t r = 0;
-    const auto rest = [&](std::int64_t row) { return Strided<T>{a.data + row * a.row_stride, a.row_stride, a.column_stride}; };
+    const auto rest = [&](std::int64_t row) {
+      return Strided<T>{a.data + row * a.row_stride, a.row_stride, a.column_stride};
+    };
     for (; r + block_rows <= rows; r += block_rows) {
       stored<add, block_rows, vectors>(depth, rest(r), b, b_stride, c + r * c_stride, c_stride);
     }
     if constexpr (block_rows > 4) {
-      for (; r + 4 <= rows; r += 4) stored<add, 4, vectors>(depth, rest(r), b, b_stride, c + r * c_stride, c_stride);
+      for (; r + 4 <= rows; r += 4)
+        stored<add, 4, vectors>(depth, rest(r), b, b_stride, c + r * c_stride, c_stride);
     }
-    for (; r + 2 <= rows; r += 2) stored<add, 2, vectors>(depth, rest(r), b, b_stride, c + r * c_stride, c_stride);
+    for (; r + 2 <= rows; r += 2)
+      stored<add, 2, vectors>(depth, rest(r), b, b_stride, c + r * c_stride, c_stride);
     for (; r < rows; ++r) stored<add, 1, vectors>(depth, rest(r), b, b_stride, c + r * c_stride, c_stride);
   }
 
   template <bool add, int rows, int vectors>
-  [[gnu::always_inline]] static inline void stored(std::int64_t depth, Strided<T> a, const T* b, std::int64_t b_stride,
-                                                   T* c, std::int64_t c_stride) {
+  [[gnu::always_inline]] static inline void stored(std::int64_t depth, Strided<T> a, const T* b,
+                                                   std::int64_t b_stride, T* c, std::int64_t c_stride) {
     Vector sum[rows][vectors];
     block<rows, vectors>(depth, a, b, b_stride, sum);
 #pragma GCC unroll 8

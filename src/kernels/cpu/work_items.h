@@ -1,5 +1,5 @@
-// Items of work handed to workers one by one, and their buffers: one allocation for all workers, made by the calling
-// thread (where it may throw). Results must not depend on which worker takes an item.
+// Items of work handed to workers one by one, and their buffers: one allocation for all workers, made by the
+// calling thread (where it may throw). Results must not depend on which worker takes an item.
 #pragma once
 
 #include <algorithm>
@@ -36,10 +36,10 @@ template <Isa isa>
 class AlignedBlock {
  public:
   explicit AlignedBlock(std::size_t bytes)
-      : block_(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{Arena<isa>::alignment}))) {}
+      : block_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{Arena<isa>::alignment}))) {}
   AlignedBlock(const AlignedBlock&) = delete;
   AlignedBlock& operator=(const AlignedBlock&) = delete;
-  ~AlignedBlock() { ::operator delete(block_, std::align_val_t{Arena<isa>::alignment}); }
+  ~AlignedBlock() { ::operator delete (block_, std::align_val_t{Arena<isa>::alignment}); }
   std::byte* data() const { return block_; }
 
  private:

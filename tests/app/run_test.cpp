@@ -1,0 +1,201 @@
+// Usage, help, and the exit code of every class of error.
+#include <cstdlib>
+
+#include <gtest/gtest.h>
+
+#include "app/command.h"
+#include "io/json.h"
+#include "support/temporary_folder.h"
+#include "tern/error.h"
+
+namespace tern::test {
+namespace {
+
+int code_of(ExitCode code) { return static_cast<int>(code); }
+
+TEST(Run, UsageMistakesAreExitTwoWithTheNearestWord) {
+  struct Case {
+    std::vector<std::string> arguments;
+    std::string message;
+  };
+  const std::vector<Case> cases{
+      {{"trian"}, "unknown command trian; did you mean train?"},
+      {{"list", "atention"}, "unknown command atention; did you mean attention?"},
+      {{"frobnicate"}, "unknown command frobnicate; commands: train, evaluate"},
+      {{}, "a command is required: train, evaluate"},
+      {{"data"}, "a command is required: prepare, verify, info"},
+      {{"train", "x.yaml", "--resum", "auto"}, "unknown option --resum; did you mean --resume?"},
+      {{"train"}, "config is required"},
+      {{"list", "tasks", "surplus"}, "unexpected argument surplus"},
+      {{"data", "prepare", "listops", "--train", "many"}, "--train"},
+      {{"--log-level", "loud", "list", "tasks"}, "--log-level"},
+  };
+  for (const Case& mistake : cases) {
+    const Outcome outcome = tern_command(mistake.arguments);
+    EXPECT_EQ(outcome.code, code_of(ExitCode::usage)) << mistake.message;
+    EXPECT_TRUE(holds(outcome.err, mistake.message))
+        << "wanted: " << mistake.message << "\ngot: " << outcome.err;
+    EXPECT_TRUE(holds(outcome.err, "--help"));
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST(Run, HelpBeginsWithExamplesAndNamesEveryOption) {
+  struct Case {
+    std::vector<std::string> command, mentions;
+  };
+  const std::vector<Case> cases{
+      {{},
+       {"--version", "--log-level", "--quiet", "train", "evaluate", "describe", "list", "data", "checkpoint",
+        "config", "doctor"}},
+      {{"train"}, {"config", "--set", "--out", "--resume"}},
+      {{"evaluate"}, {"source", "--split", "--records", "--seed", "--hash-draws", "--set", "--json"}},
+      {{"describe"}, {"config", "--set", "--lengths", "--json"}},
+      {{"list"}, {"attention", "tasks", "devices", "schedules"}},
+      {{"list", "attention"}, {"--json"}},
+      {{"data"}, {"prepare", "verify", "info"}},
+      {{"data", "prepare", "listops"},
+       {"--out", "--seed", "--train", "--dev", "--test", "--min-length", "--max-length", "--depth",
+        "--arguments", "--force"}},
+      {{"data", "verify"}, {"paths"}},
+      {{"data", "info"}, {"paths", "--json"}},
+      {{"checkpoint"}, {"list", "verify", "average"}},
+      {{"checkpoint", "list"}, {"run", "--json"}},
+      {{"checkpoint", "verify"}, {"paths"}},
+      {{"checkpoint", "average"}, {"out", "sources", "--force"}},
+      {{"config"}, {"show", "check", "diff", "reference", "keys"}},
+      {{"config", "show"}, {"config", "--set", "--origin"}},
+      {{"config", "check"}, {"files", "--set"}},
+      {{"config", "diff"}, {"before", "after"}},
+      {{"doctor"}, {"--out", "--json"}},
+  };
+  for (const Case& help : cases) {
+    std::vector<std::string> arguments = help.command;
+    arguments.push_back("--help");
+    const Outcome outcome = tern_command(arguments);
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_TRUE(outcome.out.starts_with("Example")) << outcome.out;
+    ASSERT_FALSE(help.mentions.empty());
+    for (const std::string& word : help.mentions)
+      EXPECT_TRUE(holds(outcome.out, word)) << word << " is missing in\n" << outcome.out;
+  }
+}
+
+TEST(Run, VersionNamesTheBuild) {
+  const Outcome outcome = tern_command({"--version"});
+  EXPECT_EQ(outcome.code, 0);
+  for (const char* word : {"tern ", "commit: ", "compiler: ", "CUDA: ", "BLAS: ", "instruction set: x86-64-v"})
+    EXPECT_TRUE(holds(outcome.out, word)) << word;
+}
+
+TEST(Run, EachClassOfErrorHasItsExitCode) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "damaged.records", "not a record file");
+  write_bytes(folder / "bad.yaml", "model: {wdith: 64}\n");
+  write_bytes(folder / "file", "");
+  prepare_short_data(folder / "data");
+  struct Case {
+    ExitCode code;
+    std::vector<std::string> arguments;
+    std::string message;
+  };
+  const std::string listops = config_file("lra/listops.yaml");
+  const std::vector<Case> cases{
+      {ExitCode::failed,
+       {"data", "prepare", "listops", "--out", folder / "new", "--min-length", "9", "--max-length", "3"},
+       "length"},
+      {ExitCode::bad_data, {"data", "verify", folder / "damaged.records"}, "damaged.records"},
+      {ExitCode::missing_input, {"train", folder / "absent.yaml"}, "absent.yaml"},
+      {ExitCode::missing_input,
+       {"train", listops, "--out", folder / "run", "--set", "task.data=" + (folder / "none").string()},
+       "tern data prepare listops"},
+      {ExitCode::cannot_create,
+       {"data", "prepare", "listops", "--out", folder / "data", "--seed", "9"},
+       "--force"},
+      {ExitCode::cannot_create,
+       {"data", "prepare", "listops", "--out", folder / "file" / "x", "--train", "10"},
+       "file"},
+      {ExitCode::bad_config, {"describe", folder / "bad.yaml"}, "did you mean width?"},
+      {ExitCode::bad_config,
+       {"describe", listops, "--set", "model.heads=5"},
+       "model.heads must divide model.width"},
+  };
+  for (const Case& error : cases) {
+    const Outcome outcome = tern_command(error.arguments);
+    EXPECT_EQ(outcome.code, code_of(error.code)) << error.message << "\n" << outcome.err;
+    EXPECT_TRUE(holds(outcome.err, error.message)) << "wanted: " << error.message << "\ngot: " << outcome.err;
+  }
+}
+
+TEST(Run, TooLittleMemoryIsAnError) {
+  // Sanitizers end the program instead of throwing unless told so.
+  setenv("ASAN_OPTIONS", "allocator_may_return_null=1", 1);
+  setenv("TSAN_OPTIONS", "allocator_may_return_null=1", 1);
+  const TemporaryFolder folder;
+  const Outcome outcome =
+      tern_process("describe '" + config_file("lra/listops.yaml") + "' --set task.vocabulary=1000000000000000",
+                   folder.path());
+  EXPECT_EQ(outcome.code, code_of(ExitCode::failed)) << outcome.out;
+  EXPECT_TRUE(holds(outcome.out, "memory"));
+}
+
+TEST(Run, LostOutputIsAnError) {
+  const TemporaryFolder folder;
+  const Outcome outcome = tern_process("list attention > /dev/full", folder.path());
+  EXPECT_EQ(outcome.code, code_of(ExitCode::io_error)) << outcome.out;
+  EXPECT_TRUE(holds(outcome.out, "disk full"));
+}
+
+/// The arguments as one shell text.
+std::string quoted(const std::vector<std::string>& arguments) {
+  std::string text;
+  for (const std::string& word : arguments) text += " '" + word + "'";
+  return text;
+}
+
+TEST(Run, DivergenceHasItsExitCode) {
+  const TemporaryFolder folder;
+  prepare_short_data(folder / "data");
+  std::vector<std::string> arguments = short_training(folder / "data", folder / "run", 20);
+  for (const std::string override : {"optimizer.learning_rate=1e30", "training.max_skipped=2"})
+    arguments.insert(arguments.end(), {"--set", override});
+  const Outcome outcome = tern_command(arguments);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::diverged)) << outcome.err;
+  EXPECT_TRUE(holds(outcome.err, "2 times in a row"));
+}
+
+TEST(Run, InterruptedTrainingSavesAndContinues) {
+  const TemporaryFolder folder;
+  prepare_short_data(folder / "data");
+  const std::string endless = quoted(short_training(folder / "data", folder / "run", 1000000));
+  const Outcome stopped = tern_process(
+      endless +
+          " & pid=$!; while kill -0 $pid && ! ls run/checkpoints/step-*/MANIFEST.json; do sleep 0.1; done; "
+          "kill -TERM $pid; wait $pid",
+      folder.path());
+  EXPECT_EQ(stopped.code, code_of(ExitCode::interrupted)) << stopped.out;
+  const io::Json found =
+      io::parse_json(tern_command({"checkpoint", "list", folder / "run", "--json"}).out, "checkpoint list");
+  ASSERT_FALSE(found.empty());
+  const int done = found.back()["step"];
+  ASSERT_GT(done, 0);
+  const Outcome finished = tern_command(short_training(folder / "data", folder / "run", done + 2));
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_TRUE(holds(finished.err, "continuing after step " + std::to_string(done)));
+}
+
+TEST(Run, QuietLeavesOnlyErrors) {
+  const TemporaryFolder folder;
+  prepare_short_data(folder / "data");
+  std::vector<std::string> arguments = short_training(folder / "data", folder / "run", 2);
+  EXPECT_TRUE(holds(tern_command(arguments).err, "[train]"));
+  arguments = short_training(folder / "data", folder / "quiet", 2);
+  arguments.push_back("--quiet");
+  const Outcome outcome = tern_command(arguments);
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_FALSE(holds(outcome.err, "[dev]"));
+  EXPECT_TRUE(holds(outcome.out, "test accuracy"));
+}
+
+}  // namespace
+}  // namespace tern::test

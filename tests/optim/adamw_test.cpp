@@ -1,0 +1,176 @@
+#include <cmath>
+#include <limits>
+
+#include <gtest/gtest.h>
+
+#include "support/golden.h"
+#include "support/tolerance.h"
+#include "tern/optimizer.h"
+
+namespace tern {
+namespace {
+
+using test::difference;
+using test::Golden;
+using Values = std::vector<double>;
+
+void assign(const Tensor& target, const Values& values) { copy(from_vector(values, target.shape()), target); }
+
+/// Three parameters of the golden file's shapes, with the file's initial values.
+struct Parameters {
+  std::uint32_t step = 0;
+  ParameterStore store;
+  explicit Parameters(const Golden& golden, DType dtype = DType::float64) : store(1, &step, dtype) {
+    for (int i = 0; i < 3; ++i)
+      store.get("p" + std::to_string(i), golden.tensor("initial." + std::to_string(i)).shape(), constant(0));
+    store.flatten();
+    for (int i = 0; i < 3; ++i) assign(value(i), golden.values("initial." + std::to_string(i)));
+  }
+  const Tensor& value(int i) const { return store.parameters()[static_cast<std::size_t>(i)].value; }
+  void set_gradients(const Golden& golden, int update, double factor) {
+    for (int i = 0; i < 3; ++i) {
+      Values all = golden.values("gradient." + std::to_string(i));
+      const std::size_t count = all.size() / 5, first = static_cast<std::size_t>(update) * count;
+      Values part(all.begin() + static_cast<std::ptrdiff_t>(first),
+                  all.begin() + static_cast<std::ptrdiff_t>(first + count));
+      for (double& g : part) g *= factor;
+      assign(gradient_of(value(i)), part);
+    }
+  }
+};
+
+Values row_of(const Values& rows, int row) {
+  const std::size_t count = rows.size() / 5;
+  const auto first = rows.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * count);
+  return {first, first + static_cast<std::ptrdiff_t>(count)};
+}
+
+/// Five updates; the golden run changes beta2 as well, so each update has an optimizer of its own that takes
+/// over the moments. Tensors of one axis never decay here.
+void check_against_golden(double weight_decay, DType dtype, double relative) {
+  const Golden golden("adamw");
+  const Values rates = golden.values("learning_rate"), beta1 = golden.values("beta1"),
+               beta2 = golden.values("beta2");
+  Parameters parameters(golden, dtype);
+  constexpr std::int64_t targets = 8;  // gradients are sums over targets
+  std::optional<AdamW> previous;
+  for (int update = 0; update < 5; ++update) {
+    const auto u = static_cast<std::size_t>(update);
+    OptimizerConfig config;
+    config.beta2 = beta2[u];
+    config.weight_decay = weight_decay;
+    AdamW optimizer(parameters.store, config);
+    if (previous) {
+      copy(previous->first_moment(), optimizer.first_moment());
+      copy(previous->second_moment(), optimizer.second_moment());
+      optimizer.restore_updates(previous->updates());
+    }
+    parameters.set_gradients(golden, update, targets);
+    StepState state;
+    state.learning_rate = rates[u];
+    state.beta1 = beta1[u];
+    optimizer.step(state, 1.0, targets);
+    EXPECT_TRUE(state.is_finite);
+    for (int i = 0; i < 3; ++i) {
+      const std::string run = weight_decay > 0 && parameters.value(i).rank() >= 2 ? "decay." : "plain.";
+      const Values expected = row_of(golden.values(run + std::to_string(i)), update);
+      EXPECT_EQ(difference(parameters.value(i).to_vector<double>(), expected, relative), "")
+          << run << i << " after update " << update + 1;
+    }
+    previous.emplace(optimizer);
+  }
+  EXPECT_EQ(previous->updates(), 5);
+}
+
+TEST(adamw, follows_pytorch_without_decay) { check_against_golden(0, DType::float64, 1e-14); }
+TEST(adamw, follows_pytorch_with_decay_of_matrices) { check_against_golden(0.1, DType::float64, 1e-14); }
+TEST(adamw, follows_pytorch_in_float32) { check_against_golden(0.1, DType::float32, 1e-6); }
+
+TEST(adamw, moments_follow_pytorch) {
+  const Golden golden("adamw");
+  Parameters parameters(golden);
+  OptimizerConfig config;
+  AdamW optimizer(parameters.store, config);
+  // The first moment after one update is (1 - beta1) g, the second (1 - beta2) g^2, in the flat block's order:
+  // last first.
+  parameters.set_gradients(golden, 0, 1);
+  StepState state;
+  state.learning_rate = 1e-2;
+  state.beta1 = 0.95;
+  optimizer.step(state, 1.0, 1);
+  Values first, second;
+  for (int i = 2; i >= 0; --i)
+    for (const double g : row_of(golden.values("gradient." + std::to_string(i)), 0)) {
+      first.push_back((1 - 0.95) * g);
+      second.push_back((1 - 0.999) * g * g);
+    }
+  EXPECT_EQ(difference(optimizer.first_moment().to_vector<double>(), first, 1e-14), "");
+  EXPECT_EQ(difference(optimizer.second_moment().to_vector<double>(), second, 1e-14), "");
+}
+
+TEST(adamw, clips_the_norm_of_the_mean_gradient) {
+  const Golden golden("adamw");
+  double squares = 0;
+  for (int i = 0; i < 3; ++i)
+    for (const double g : row_of(golden.values("gradient." + std::to_string(i)), 1)) squares += g * g;
+  const double norm = std::sqrt(squares);
+  for (const double limit : {norm / 3, norm * 3, 0.0}) {
+    Parameters parameters(golden), reference(golden);
+    OptimizerConfig config, unclipped;
+    config.clip_norm = limit;
+    AdamW optimizer(parameters.store, config), plain(reference.store, unclipped);
+    parameters.set_gradients(golden, 1, 4);  // four targets
+    reference.set_gradients(golden, 1, limit > 0 ? std::min(1.0, limit / norm) : 1.0);
+    StepState state, expected;
+    state.learning_rate = expected.learning_rate = 1e-2;
+    state.beta1 = expected.beta1 = 0.9;
+    optimizer.step(state, 1.0, 4);
+    plain.step(expected, 1.0, 1);
+    EXPECT_NEAR(state.gradient_norm, norm, 1e-12 * norm) << "before clipping";
+    for (int i = 0; i < 3; ++i)
+      EXPECT_EQ(
+          difference(parameters.value(i).to_vector<double>(), reference.value(i).to_vector<double>(), 1e-13),
+          "");
+    EXPECT_EQ(difference(optimizer.second_moment().to_vector<double>(),
+                         plain.second_moment().to_vector<double>(), 1e-13),
+              "");
+  }
+}
+
+TEST(adamw, a_step_that_is_not_finite_changes_nothing) {
+  const Golden golden("adamw");
+  const double infinity = std::numeric_limits<double>::infinity(),
+               nan = std::numeric_limits<double>::quiet_NaN();
+  for (const DType dtype : {DType::float32, DType::float64})
+    for (const double bad : {nan, infinity, -infinity, 1e38}) {
+      if (bad == 1e38 && dtype == DType::float64) continue;  // its square is finite there
+      Parameters parameters(golden, dtype);
+      AdamW optimizer(parameters.store, {});
+      StepState state;
+      state.learning_rate = 1e-2;
+      state.beta1 = 0.9;
+      parameters.set_gradients(golden, 0, 1);
+      optimizer.step(state, 1.0, 1);
+      const Values before = parameters.store.values().to_vector<double>(),
+                   moment = optimizer.second_moment().to_vector<double>();
+      parameters.set_gradients(golden, 1, 1);
+      Values gradient = gradient_of(parameters.value(0)).to_vector<double>();
+      gradient[7] = bad;
+      assign(gradient_of(parameters.value(0)), gradient);
+      optimizer.step(state, 1.0, 1);
+      EXPECT_FALSE(state.is_finite) << bad;
+      parameters.set_gradients(golden, 1, 1);
+      optimizer.step(state, std::isnan(bad) ? nan : infinity, 1);
+      EXPECT_FALSE(state.is_finite) << "loss";
+      EXPECT_EQ(parameters.store.values().to_vector<double>(), before);
+      EXPECT_EQ(optimizer.second_moment().to_vector<double>(), moment);
+      EXPECT_EQ(optimizer.updates(), 1);
+      optimizer.step(state, 1.0, 1);
+      EXPECT_TRUE(state.is_finite) << "after a skipped step the next one counts";
+      EXPECT_EQ(optimizer.updates(), 2);
+      EXPECT_NE(parameters.store.values().to_vector<double>(), before);
+    }
+}
+
+}  // namespace
+}  // namespace tern
