@@ -35,34 +35,40 @@ enum class Growth { linear, quadratic };
 
 /// What the layer, the commands and the contract tests may assume of a mechanism; nobody asks for its name.
 struct AttentionTraits {
-  bool exact = false;              ///< equals softmax attention
-  bool stochastic = false;         ///< draws random numbers in every forward pass
-  bool batch_independent = true;   ///< a sequence's result does not depend on its batch
-  bool padding_free = true;        ///< the padded length does not enter its definition
-  bool is_gradient_exact = true;   ///< its gradient is the derivative of its forward pass
-  Growth time = Growth::linear;    ///< work by length; memory is linear for all
+  bool exact = false;             ///< equals softmax attention
+  bool stochastic = false;        ///< draws random numbers in every forward pass
+  bool batch_independent = true;  ///< a sequence's result does not depend on its batch
+  bool padding_free = true;       ///< the padded length does not enter its definition
+  bool is_gradient_exact = true;  ///< its gradient is the derivative of its forward pass
+  Growth time = Growth::linear;   ///< work by length; memory is linear for all
 };
 
 struct AttentionKind {
   std::string_view name, summary;
   AttentionTraits traits;
   ChoiceKind config;  ///< its record, with the defaults
-  std::function<std::unique_ptr<Attention>(const Choice& config, const Scope& scope, const AttentionShape& shape)> build;
+  std::function<std::unique_ptr<Attention>(const Choice& config, const Scope& scope,
+                                           const AttentionShape& shape)>
+      build;
   /// Multiply-adds of one forward pass over one sequence of `length` tokens in one layer, all heads.
   std::function<double(const Choice& config, const AttentionShape& shape, double length)> multiply_adds;
 };
 
-/// The kind whose class is A: A::Config lists its fields; A(config, scope, shape) builds it; A::traits declares it;
-/// A::multiply_adds(config, shape, length) counts its work.
+/// The kind whose class is A: A::Config lists its fields; A(config, scope, shape) builds it; A::traits declares
+/// it; A::multiply_adds(config, shape, length) counts its work.
 template <class A>
 AttentionKind attention_kind(std::string_view name, std::string_view summary) {
-  return {name, summary, A::traits, choice_kind<typename A::Config>(name, summary),
-          [](const Choice& config, const Scope& scope, const AttentionShape& shape) -> std::unique_ptr<Attention> {
-            return std::make_unique<A>(config.as<typename A::Config>(), scope, shape);
-          },
-          [](const Choice& config, const AttentionShape& shape, double length) {
-            return A::multiply_adds(config.as<typename A::Config>(), shape, length);
-          }};
+  return {
+      name,
+      summary,
+      A::traits,
+      choice_kind<typename A::Config>(name, summary),
+      [](const Choice& config, const Scope& scope, const AttentionShape& shape) -> std::unique_ptr<Attention> {
+        return std::make_unique<A>(config.as<typename A::Config>(), scope, shape);
+      },
+      [](const Choice& config, const AttentionShape& shape, double length) {
+        return A::multiply_adds(config.as<typename A::Config>(), shape, length);
+      }};
 }
 
 /// Every mechanism that a configuration can name. Defined in src/attention/registry.cpp.

@@ -63,18 +63,20 @@ Tensor gradient_of(const Tensor& leaf);
 /// Called with a leaf's gradient block once nothing can be added to it any more in this backward pass.
 using GradientReady = std::function<void(const Tensor& leaf_gradient)>;
 
-/// Accumulates d(sum of roots * seeds) / d(leaf) into every leaf below `roots`. Each seed has its root's shape; an undefined
-/// seed leaves that root out. `on_ready` fires once for each leaf reached, after its last use (tied and shared weights are
-/// counted); leave it empty for all micro-batches but the last. Re-entrant: a closure may call backward().
+/// Accumulates d(sum of roots * seeds) / d(leaf) into every leaf below `roots`. Each seed has its root's shape;
+/// an undefined seed leaves that root out. `on_ready` fires once for each leaf reached, after its last use
+/// (tied and shared weights are counted); leave it empty for all micro-batches but the last. Re-entrant: a
+/// closure may call backward().
 void backward(std::span<const Tensor> roots, std::span<const Tensor> seeds, const GradientReady& on_ready = {});
 /// Gradients of the sum of root's elements.
 void backward(const Tensor& root, const GradientReady& on_ready = {});
 
 using Function = std::function<std::vector<Tensor>(std::span<const Tensor>)>;
-/// Activation checkpointing: computes f(inputs) without keeping its intermediate tensors and computes it again inside
-/// backward(). `parameters` are the leaves that f uses besides its inputs. f must be a pure function of both.
-/// Costs a second forward pass of f; saves everything f would record.
-std::vector<Tensor> checkpoint(const Function& f, std::span<const Tensor> inputs, std::span<const Tensor> parameters);
+/// Activation checkpointing: computes f(inputs) without keeping its intermediate tensors and computes it again
+/// inside backward(). `parameters` are the leaves that f uses besides its inputs. f must be a pure function of
+/// both. Costs a second forward pass of f; saves everything f would record.
+std::vector<Tensor> checkpoint(const Function& f, std::span<const Tensor> inputs,
+                               std::span<const Tensor> parameters);
 
 /// The tape's record of one op.
 struct Node {

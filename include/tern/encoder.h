@@ -17,7 +17,8 @@ constexpr auto enum_names(NormPlacement) {
 
 enum class PositionKind { learned, sinusoidal };
 constexpr auto enum_names(PositionKind) {
-  return std::array{EnumName{PositionKind::learned, "learned"}, EnumName{PositionKind::sinusoidal, "sinusoidal"}};
+  return std::array{EnumName{PositionKind::learned, "learned"},
+                    EnumName{PositionKind::sinusoidal, "sinusoidal"}};
 }
 
 enum class Pooling { padded_mean, mean, first };
@@ -83,8 +84,8 @@ class Encoder {
  private:
   Tensor embed(const Tensor& tokens, const SequenceLayout& layout, bool training);
   /// (sum, normalized) before a layer -> the same after it; `next` is the norm that follows.
-  ResidualNorm run_layer(EncoderLayer& layer, const LayerNorm& next, const ResidualNorm& x, const SequenceLayout& layout,
-                         bool training);
+  ResidualNorm run_layer(EncoderLayer& layer, const LayerNorm& next, const ResidualNorm& x,
+                         const SequenceLayout& layout, bool training);
 
   ModelConfig config_;
   ParameterStore& store_;
@@ -100,11 +101,12 @@ class Encoder {
 /// [length, width] float64 on the host.
 Tensor sinusoidal_table(std::int64_t length, std::int64_t width);
 
-/// Encoder, pooling and Linear-ReLU-Linear head. A pair task gives its head [a, b, a * b, a - b] of the pooled rows; its
-/// batch holds all first sequences, then all second ones.
+/// Encoder, pooling and Linear-ReLU-Linear head. A pair task gives its head [a, b, a * b, a - b] of the pooled
+/// rows; its batch holds all first sequences, then all second ones.
 class Model {
  public:
-  Model(const Scope& scope, const ModelConfig& config, const TaskInterface& task, const MultiHeadAttention::Build& build);
+  Model(const Scope& scope, const ModelConfig& config, const TaskInterface& task,
+        const MultiHeadAttention::Build& build);
   /// tokens [tokens] int32 -> [examples, outputs].
   Tensor operator()(const Tensor& tokens, const SequenceLayout& layout, bool training);
 

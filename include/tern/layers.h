@@ -9,7 +9,8 @@ namespace tern {
 /// activation(x weight^T + bias); weight [outputs, inputs] and bias start as U(-1, 1) / sqrt(inputs).
 class Linear {
  public:
-  Linear(const Scope& scope, std::int64_t inputs, std::int64_t outputs, ActivationKind activation = ActivationKind::none);
+  Linear(const Scope& scope, std::int64_t inputs, std::int64_t outputs,
+         ActivationKind activation = ActivationKind::none);
   /// x [..., inputs] -> [..., outputs].
   Tensor operator()(const Tensor& x) const { return linear(x, weight_->value, bias_->value, activation_); }
 

@@ -1,4 +1,5 @@
-// Messages for people: to stderr, and to the run folder's log.txt once it is open. Results go to stdout, not here.
+// Messages for people: to stderr, and to the run folder's log.txt once it is open. Results go to stdout, not
+// here.
 #pragma once
 
 #include <filesystem>

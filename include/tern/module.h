@@ -1,5 +1,6 @@
-// Modules and their parameters. A module gets a Scope in its constructor, asks it for parameters, child scopes and random
-// streams, and thereby gives each of them a dotted path such as "encoder.layers.0.attention.output.weight".
+// Modules and their parameters. A module gets a Scope in its constructor, asks it for parameters, child scopes
+// and random streams, and thereby gives each of them a dotted path such as
+// "encoder.layers.0.attention.output.weight".
 #pragma once
 
 #include <deque>
@@ -31,12 +32,13 @@ struct Parameter {
 class ParameterStore {
  public:
   /// `step` is read at every random draw and must outlive the store.
-  ParameterStore(std::uint64_t seed, const std::uint32_t* step, DType dtype = DType::float32, Device device = {});
+  ParameterStore(std::uint64_t seed, const std::uint32_t* step, DType dtype = DType::float32,
+                 Device device = {});
 
   /// The parameter at `path`, made on first use; asking again shares it, and must ask for the same shape.
   Parameter& get(const std::string& path, const Shape& shape, Initializer initializer);
-  /// Moves all parameters into the flat blocks, last made first: the order in which backward() finishes them. Call once,
-  /// after the model is built.
+  /// Moves all parameters into the flat blocks, last made first: the order in which backward() finishes them.
+  /// Call once, after the model is built.
   void flatten();
 
   const std::deque<Parameter>& parameters() const { return parameters_; }

@@ -6,8 +6,8 @@
 
 namespace tern {
 
-/// Everything about a step that changes from step to step, in one place: kernels read `step` through a pointer, and a
-/// captured graph would be handed this record by one copy.
+/// Everything about a step that changes from step to step, in one place: kernels read `step` through a pointer,
+/// and a captured graph would be handed this record by one copy.
 struct StepState {
   std::uint32_t step = 0;  ///< updates done; also the random streams' step
   double learning_rate = 0, beta1 = 0;
@@ -25,13 +25,14 @@ struct OptimizerConfig {
   void fields(Fields& f);
 };
 
-/// AdamW (Loshchilov and Hutter 2019, algorithm 2, in PyTorch's form). Weight decay applies to parameters of two or more
-/// axes, not to biases and norms.
+/// AdamW (Loshchilov and Hutter 2019, algorithm 2, in PyTorch's form). Weight decay applies to parameters of
+/// two or more axes, not to biases and norms.
 class AdamW {
  public:
   AdamW(ParameterStore& store, const OptimizerConfig& config);
-  /// Scales the gradients by 1 / `targets`, clips them by norm, and updates the parameters; a non-finite gradient or
-  /// loss changes nothing. Sets state.gradient_norm, gradient_scale and is_finite; reads learning_rate and beta1.
+  /// Scales the gradients by 1 / `targets`, clips them by norm, and updates the parameters; a non-finite
+  /// gradient or loss changes nothing. Sets state.gradient_norm, gradient_scale and is_finite; reads
+  /// learning_rate and beta1.
   void step(StepState& state, double loss, std::int64_t targets);
 
   /// Moments, [parameters], in the order of the flat block; and the number of updates applied.

@@ -59,9 +59,9 @@ struct RandomStream {
 /// Key of the site named by `path` (such as "encoder.layers.0.dropout") under the run's seed.
 PhiloxKey stream_key(std::uint64_t seed, std::string_view path);
 
-/// Uniform in (0, 1): the middle of one of 2^24 cells.
+/// Uniform in (0, 1): the middle of one of 2^23 cells.
 [[gnu::always_inline]] TERN_HOST_DEVICE constexpr float to_uniform(std::uint32_t word) {
-  return (static_cast<float>(word >> 8) + 0.5f) * 0x1p-24f;
+  return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
 }
 
 /// Fills `out` with standard normals (Box-Muller on this project's own polynomials, evaluated without

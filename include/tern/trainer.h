@@ -1,4 +1,5 @@
-// The training loop and evaluation. It knows task, model and communicator by their interfaces and no mechanism by name.
+// The training loop and evaluation. It knows task, model and communicator by their interfaces and no mechanism
+// by name.
 #pragma once
 
 #include <memory>
@@ -34,25 +35,26 @@ struct RunOptions {
 
 struct RunResult {
   Progress progress;
-  TestScore test;  ///< of the best checkpoint on dev
+  TestScore test;            ///< of the best checkpoint on dev
   double test_majority = 0;  ///< share of the most frequent test label
   std::string fingerprint;
 };
 
-/// Scores one split without recording; `limit` batches, 0 means all. Sampled attention draws from the current step.
-/// Stops early, with what it has, once stop_requested().
+/// Scores one split without recording; `limit` batches, 0 means all. Sampled attention draws from the current
+/// step. Stops early, with what it has, once stop_requested().
 TestScore evaluate(Experiment& experiment, const std::filesystem::path& records, std::int64_t limit = 0);
 
 class Trainer {
  public:
   /// Opens data and run folder, resumes as `options` say, and writes the configuration and environment. Errors:
   /// missing_input without data, cannot_create for a folder that cannot be written or lacks space for
-  /// training.keep_checkpoints + 2 checkpoints, bad_config when a resumed run's configuration differs in a key that may not.
+  /// training.keep_checkpoints + 2 checkpoints, bad_config when a resumed run's configuration differs in a key
+  /// that may not.
   Trainer(Experiment& experiment, Communicator& communicator, const RunOptions& options);
   ~Trainer();
   /// Trains to training.steps, then scores the best checkpoint on the test split and writes result.json. Throws
-  /// Error(interrupted) after saving when a signal asked for it, Error(diverged) after training.max_skipped non-finite
-  /// updates in a row.
+  /// Error(interrupted) after saving when a signal asked for it, Error(diverged) after training.max_skipped
+  /// non-finite updates in a row.
   RunResult run();
   /// One update from the next batch.
   void step();
@@ -62,7 +64,8 @@ class Trainer {
   std::unique_ptr<State> state_;
 };
 
-/// Sets a flag that the loops look at, on SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at once.
+/// Sets a flag that the loops look at, on SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at
+/// once.
 void install_signal_handlers();
 bool stop_requested();
 

@@ -27,17 +27,9 @@ fs::path split_file(const fs::path& folder, const char* split) {
   return folder / (std::string(split) + ".records");
 }
 
-bool has_same_options(const data::RecordHeader& header, const tasks::ListopsOptions& wanted,
-                      const fs::path& path) {
-  const io::Json made = io::parse_json(header.options, path.string());
-  const io::Json expected{{"min_length", wanted.min_length},
-                          {"max_length", wanted.max_length},
-                          {"depth", wanted.depth},
-                          {"arguments", wanted.arguments},
-                          {"train", wanted.train},
-                          {"dev", wanted.dev},
-                          {"test", wanted.test}};
-  return header.task == "listops" && header.seed == wanted.seed && made == expected;
+bool has_same_options(const data::RecordHeader& header, const tasks::ListopsOptions& wanted) {
+  return header.task == "listops" && header.seed == wanted.seed &&
+         header.options == tasks::listops_options_text(wanted);
 }
 
 /// Whether all three splits stand in the folder, made with these options and undamaged. Other data there are an
@@ -51,7 +43,7 @@ bool is_prepared(const PrepareOptions& options) {
       continue;
     }
     const data::RecordFile file(path);
-    if (!has_same_options(file.header(), options.listops, path))
+    if (!has_same_options(file.header(), options.listops))
       throw_error(ExitCode::cannot_create,
                   "{}: holds {} data made with seed {} and options {}; choose another --out, or --force to "
                   "replace them",

@@ -17,6 +17,8 @@ class NoAttention final : public Attention {
 
 }  // namespace
 
-AttentionKind no_attention() { return attention_kind<NoAttention>("none", "the value rows themselves: an ablation"); }
+AttentionKind no_attention() {
+  return attention_kind<NoAttention>("none", "the value rows themselves: an ablation");
+}
 
 }  // namespace tern

@@ -21,7 +21,8 @@ std::span<const ChoiceKind> attention_choices() {
 
 const AttentionKind& find_attention_kind(std::string_view name) {
   const auto& kinds = attention_kinds();
-  const auto found = std::find_if(kinds.begin(), kinds.end(), [&](const AttentionKind& kind) { return kind.name == name; });
+  const auto found =
+      std::find_if(kinds.begin(), kinds.end(), [&](const AttentionKind& kind) { return kind.name == name; });
   if (found == kinds.end())
     throw_error(ExitCode::bad_config, "attention: there is no kind {}; tern list attention names them", name);
   return *found;

@@ -10,7 +10,9 @@ class SoftmaxAttention final : public Attention {
  public:
   struct Config {
     double dropout = 0.1;
-    void fields(Fields& f) { f("dropout", dropout, "dropout rate of the attention weights", at_least(0) && below(1)); }
+    void fields(Fields& f) {
+      f("dropout", dropout, "dropout rate of the attention weights", at_least(0) && below(1));
+    }
   };
   static constexpr AttentionTraits traits{.exact = true, .time = Growth::quadratic};
   SoftmaxAttention(const Config& config, const Scope& scope, const AttentionShape& shape)

@@ -1,15 +1,17 @@
-#include <cmath>
 #include <algorithm>
+#include <cmath>
 
 #include "attention/kinds.h"
 
 namespace tern {
 
 constexpr auto enum_names(BernoulliGradient) {
-  return std::array{EnumName{BernoulliGradient::surrogate, "surrogate"}, EnumName{BernoulliGradient::exact, "exact"}};
+  return std::array{EnumName{BernoulliGradient::surrogate, "surrogate"},
+                    EnumName{BernoulliGradient::exact, "exact"}};
 }
 constexpr auto enum_names(HashFamily) {
-  return std::array{EnumName{HashFamily::gaussian, "gaussian"}, EnumName{HashFamily::interleaved, "interleaved"},
+  return std::array{EnumName{HashFamily::gaussian, "gaussian"},
+                    EnumName{HashFamily::interleaved, "interleaved"},
                     EnumName{HashFamily::hadamard, "hadamard"}};
 }
 
@@ -21,9 +23,9 @@ constexpr auto enum_names(YosoForm) {
   return std::array{EnumName{YosoForm::sampled, "sampled"}, EnumName{YosoForm::expectation, "expectation"}};
 }
 
-/// Attention by Bernoulli sampling with locality-sensitive hashing: y = p v in expectation or from `hashes` hash tables,
-/// each row scaled to length one, plus an optional convolution of the values (YOSO-C).
-/// Source: Zeng et al. 2021, "You Only Sample (Almost) Once", arXiv 2111.09714, sections 3 and 4.
+/// Attention by Bernoulli sampling with locality-sensitive hashing: y = p v in expectation or from `hashes`
+/// hash tables, each row scaled to length one, plus an optional convolution of the values (YOSO-C). Source:
+/// Zeng et al. 2021, "You Only Sample (Almost) Once", arXiv 2111.09714, sections 3 and 4.
 class YosoAttention final : public Attention {
  public:
   struct Config {
@@ -37,12 +39,15 @@ class YosoAttention final : public Attention {
     void fields(Fields& f) {
       f("form", form, "hash tables, or the kernel they estimate (YOSO-E, quadratic time)");
       f("hashes", hashes, "hash tables of the sampled form", between(1, 4096));
-      f("bits", bits, "bits of a hash code; 0 means ceil(log2 of the padded length), at most 16", between(0, 20));
-      f("hash", hash, "source of the bits: independent, nearly unbiased and fast, or as published (biased low)");
+      f("bits", bits, "bits of a hash code; 0 means ceil(log2 of the padded length), at most 16",
+        between(0, 20));
+      f("hash", hash,
+        "source of the bits: independent, nearly unbiased and fast, or as published (biased low)");
       f("gradient", gradient, "published lower bound, or the derivative of the kernel");
       f("conv_window", conv_window, "window of the convolution added to the output (YOSO-C), odd; 0 means none",
         odd_or_zero() && at_least(0));
-      f("evaluation", evaluation, "form used outside training where form is sampled; sampled draws fresh hashes");
+      f("evaluation", evaluation,
+        "form used outside training where form is sampled; sampled draws fresh hashes");
     }
   };
   static constexpr AttentionTraits traits{.stochastic = true, .is_gradient_exact = false};
@@ -94,7 +99,8 @@ class YosoAttention final : public Attention {
 }  // namespace
 
 AttentionKind yoso_attention() {
-  return attention_kind<YosoAttention>("yoso", "Bernoulli-sampled attention by hashing: linear time and memory");
+  return attention_kind<YosoAttention>("yoso",
+                                       "Bernoulli-sampled attention by hashing: linear time and memory");
 }
 
 }  // namespace tern

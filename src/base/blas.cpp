@@ -21,8 +21,9 @@ void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t
               alpha, A, static_cast<int>(lda), B, static_cast<int>(ldb), beta, C, static_cast<int>(ldc));
 }
 
-void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t k, double alpha, const double* A,
-          std::int64_t lda, const double* B, std::int64_t ldb, double beta, double* C, std::int64_t ldc) {
+void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t k, double alpha,
+          const double* A, std::int64_t lda, const double* B, std::int64_t ldb, double beta, double* C,
+          std::int64_t ldc) {
   cblas_dgemm(CblasRowMajor, flag(a), flag(b), static_cast<int>(m), static_cast<int>(n), static_cast<int>(k),
               alpha, A, static_cast<int>(lda), B, static_cast<int>(ldb), beta, C, static_cast<int>(ldc));
 }

@@ -1,5 +1,5 @@
-// Matrix products of OpenBLAS, one thread each: the loops around them are ours. It chooses its kernels by processor;
-// OPENBLAS_CORETYPE overrides that.
+// Matrix products of OpenBLAS, one thread each: the loops around them are ours. It chooses its kernels by
+// processor; OPENBLAS_CORETYPE overrides that.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,9 @@ enum class Transpose { no, yes };
 /// C = alpha op(A) op(B) + beta C, row-major; op(A) is m x k, op(B) is k x n. Runs on the calling thread.
 void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const float* A,
           std::int64_t lda, const float* B, std::int64_t ldb, float beta, float* C, std::int64_t ldc);
-void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t k, double alpha, const double* A,
-          std::int64_t lda, const double* B, std::int64_t ldb, double beta, double* C, std::int64_t ldc);
+void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t k, double alpha,
+          const double* A, std::int64_t lda, const double* B, std::int64_t ldb, double beta, double* C,
+          std::int64_t ldc);
 
 /// Library and kernel set in use, such as "OpenBLAS 0.3.21 SkylakeX".
 std::string description();

@@ -1,27 +1,37 @@
 // The only file that knows spdlog.
 #include "tern/logging.h"
 
+#include <cstdlib>
+#include <memory>
+
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
-
-#include <memory>
 
 namespace tern::logging {
 namespace {
 
 spdlog::level::level_enum spdlog_level(Level level) {
   switch (level) {
-    case Level::debug: return spdlog::level::debug;
-    case Level::info: return spdlog::level::info;
-    case Level::warning: return spdlog::level::warn;
-    case Level::error: return spdlog::level::err;
+    case Level::debug:
+      return spdlog::level::debug;
+    case Level::info:
+      return spdlog::level::info;
+    case Level::warning:
+      return spdlog::level::warn;
+    case Level::error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
 
 struct Loggers {
-  spdlog::logger console{"tern", std::make_shared<spdlog::sinks::stderr_color_sink_mt>()};
+  /// Colors on a terminal only, and not where NO_COLOR is set (no-color.org).
+  static spdlog::color_mode color_mode() {
+    const char* refused = std::getenv("NO_COLOR");
+    return refused != nullptr && *refused != '\0' ? spdlog::color_mode::never : spdlog::color_mode::automatic;
+  }
+  spdlog::logger console{"tern", std::make_shared<spdlog::sinks::stderr_color_sink_mt>(color_mode())};
   std::shared_ptr<spdlog::logger> file;
   Loggers() {
     console.set_pattern("%^%v%$");
@@ -40,8 +50,8 @@ void set_level(Level level) { loggers().console.set_level(spdlog_level(level)); 
 
 void open_file(const std::filesystem::path& path) {
   try {
-    loggers().file =
-        std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string()));
+    loggers().file = std::make_shared<spdlog::logger>(
+        "file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string()));
   } catch (const spdlog::spdlog_ex& failure) {
     throw_error(ExitCode::cannot_create, "log: {} must be writable, got {}", path, failure.what());
   }

@@ -36,7 +36,7 @@ inline void normal_pair(std::uint32_t first, std::uint32_t second, float& a, flo
   const float radius = std::sqrt(-2.0f * natural_log(to_uniform(first)));
   // x in (-pi/4, pi/4): the angle inside its quadrant, minus pi/4
   const float x =
-      (static_cast<float>((second & 0x3FFFFFFFu) >> 6) + 0.5f) * (0x1p-24f * 1.57079632679f) - 0.78539816340f;
+      (static_cast<float>((second & 0x3FFFFFFFu) >> 7) + 0.5f) * (0x1p-23f * 1.57079632679f) - 0.78539816340f;
   const float y = x * x;
   const float sine = x + x * y * (-1.6666654611e-1f + y * (8.3321608736e-3f - y * 1.9515295891e-4f));
   const float cosine =

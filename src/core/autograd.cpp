@@ -138,10 +138,11 @@ void Walk::run(std::span<const Tensor> roots, std::span<const Tensor> seeds) {
   for (std::size_t i = 0; i < roots.size(); ++i) {
     const Tensor &root = roots[i], &seed = seeds[i];
     if (!seed.defined()) continue;
-    require(root.requires_gradient(), "backward: the root of shape {} does not depend on any parameter", root.shape());
+    require(root.requires_gradient(), "backward: the root of shape {} does not depend on any parameter",
+            root.shape());
     require(!root.edge().node->leaf_gradient.defined(), "backward: a root is itself a leaf");
-    require(seed.shape() == root.shape(), "backward: the seed must have the root's shape {}, got {}", root.shape(),
-            seed.shape());
+    require(seed.shape() == root.shape(), "backward: the seed must have the root's shape {}, got {}",
+            root.shape(), seed.shape());
     Tensor& slot = gradients(root.edge().node.get())[static_cast<std::size_t>(root.edge().output)];
     require(!slot.defined(), "backward: a tensor is given twice as root");
     slot = seed.detach();
@@ -227,7 +228,8 @@ Tensor gradient_of(const Tensor& leaf) {
 }
 
 void backward(std::span<const Tensor> roots, std::span<const Tensor> seeds, const GradientReady& on_ready) {
-  require(roots.size() == seeds.size(), "backward: {} roots need as many seeds, got {}", roots.size(), seeds.size());
+  require(roots.size() == seeds.size(), "backward: {} roots need as many seeds, got {}", roots.size(),
+          seeds.size());
   const NoGradientScope scope;
   Walk(on_ready).run(roots, seeds);
 }
@@ -237,7 +239,8 @@ void backward(const Tensor& root, const GradientReady& on_ready) {
   backward(std::span(&root, 1), std::span(&seed, 1), on_ready);
 }
 
-std::vector<Tensor> checkpoint(const Function& f, std::span<const Tensor> inputs, std::span<const Tensor> parameters) {
+std::vector<Tensor> checkpoint(const Function& f, std::span<const Tensor> inputs,
+                               std::span<const Tensor> parameters) {
   std::vector<Tensor> constants, edges(inputs.begin(), inputs.end()), outputs;
   for (const Tensor& input : inputs) constants.push_back(input.detach());
   // The parameters' edges keep their use counts right: they are ready only after this node's backward has run.

@@ -30,14 +30,19 @@ void dispatch_device(Device device, const Body& body) {
   }
 }
 
-/// Calls body(context, Type<T>) with x's device and floating type; throws for a type without arithmetic kernels.
+/// Calls body(context, Type<T>) with x's device and floating type; throws for a type without arithmetic
+/// kernels.
 template <class Body>
 void dispatch(const Tensor& x, const Body& body) {
   dispatch_device(x.device(), [&](auto& context) {
     switch (x.dtype()) {
-      case DType::float32: return body(context, Type<float>{});
-      case DType::float64: return body(context, Type<double>{});
-      default: throw_error(ExitCode::failed, "arithmetic on {} is not available on {}; cast to float32", x.dtype(), x.device());
+      case DType::float32:
+        return body(context, Type<float>{});
+      case DType::float64:
+        return body(context, Type<double>{});
+      default:
+        throw_error(ExitCode::failed, "arithmetic on {} is not available on {}; cast to float32", x.dtype(),
+                    x.device());
     }
   });
 }

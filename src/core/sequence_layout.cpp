@@ -11,11 +11,13 @@ SequenceLayout make_layout(const std::vector<std::int32_t>& offsets, const std::
   require(offsets.size() == sample.size() + 1 && offsets.front() == 0 && offsets.back() == tokens,
           "sequence layout: {} sequences need {} offsets from 0 to {}, got {} offsets", sequences,
           sequences + 1, tokens, offsets.size());
+  // Before anything is written: rising offsets that end at `tokens` lie inside the arrays.
+  for (std::size_t s = 0; s < sample.size(); ++s)
+    require(offsets[s] <= offsets[s + 1], "sequence layout: offsets must not fall, got {} before {}",
+            offsets[s], offsets[s + 1]);
   std::vector<std::int64_t> token_sample(position.size());
   std::int64_t longest = 0;
   for (std::size_t s = 0; s < sample.size(); ++s) {
-    require(offsets[s] <= offsets[s + 1], "sequence layout: offsets must not fall, got {} before {}",
-            offsets[s], offsets[s + 1]);
     longest = std::max<std::int64_t>(longest, offsets[s + 1] - offsets[s]);
     std::fill(token_sample.begin() + offsets[s], token_sample.begin() + offsets[s + 1], sample[s]);
   }

@@ -15,9 +15,11 @@ void ModelConfig::fields(Fields& f) {
   f("dropout", dropout, "dropout rate of embeddings and blocks", at_least(0) && below(1));
   f("norm", norm, "layer norm before each block (LRA) or after each sum (BERT)");
   f("positions", positions, "learned table, or fixed sinusoids");
-  f("pooling", pooling, "mean over the padded length (as published), mean over real tokens, or the first token");
+  f("pooling", pooling,
+    "mean over the padded length (as published), mean over real tokens, or the first token");
   f("shared_layers", shared_layers, "one block's weights used by all layers");
-  f("recompute", recompute, "compute activations again in the backward pass: less memory, about a third more time");
+  f("recompute", recompute,
+    "compute activations again in the backward pass: less memory, about a third more time");
   f("attention", attention, "the attention mechanism");
   f.require(heads > 0 && width % heads == 0, "heads", "must divide model.width");
 }
@@ -61,12 +63,14 @@ Encoder::Encoder(const Scope& scope, const ModelConfig& config, const TaskInterf
       dropout_(scope.child("embedding"), config.dropout) {
   if (config.positions == PositionKind::learned)
     position_embedding_.emplace(scope.child("position_embedding"), task.padded_length, config.width);
-  else sinusoids_ = cast(sinusoidal_table(task.padded_length, config.width), store_.dtype());
+  else
+    sinusoids_ = cast(sinusoidal_table(task.padded_length, config.width), store_.dtype());
   const AttentionShape shape{config.heads, config.width / config.heads, task.padded_length};
   const Scope layers = scope.child("layers");
   for (std::int64_t i = 0; i < config.layers; ++i) {
     const Scope own = layers.child(std::to_string(i));
-    layers_.emplace_back(config.shared_layers ? layers.child("0").with_streams_of(own) : own, config, shape, build);
+    layers_.emplace_back(config.shared_layers ? layers.child("0").with_streams_of(own) : own, config, shape,
+                         build);
   }
   if (config.norm == NormPlacement::pre) final_norm_.emplace(scope.child("final_norm"), config.width);
 }
@@ -98,8 +102,9 @@ Tensor Encoder::operator()(const Tensor& tokens, const SequenceLayout& layout, b
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     EncoderLayer& layer = layers_[i];
     const bool is_last = i + 1 == layers_.size();
-    const LayerNorm& next =
-        !is_pre ? layer.feed_forward_norm : is_last ? *final_norm_ : layers_[i + 1].attention_norm;
+    const LayerNorm& next = !is_pre   ? layer.feed_forward_norm
+                            : is_last ? *final_norm_
+                                      : layers_[i + 1].attention_norm;
     if (!config_.recompute || !is_recording()) {
       x = run_layer(layer, next, x, layout, training);
       continue;
@@ -127,9 +132,12 @@ Model::Model(const Scope& scope, const ModelConfig& config, const TaskInterface&
 
 Tensor Model::pooled(const Tensor& x, const SequenceLayout& layout) const {
   switch (pooling_) {
-    case Pooling::padded_mean: return sequence_mean(x, layout, layout.padded_length);
-    case Pooling::mean: return sequence_mean(x, layout);
-    case Pooling::first: return sequence_first(x, layout);
+    case Pooling::padded_mean:
+      return sequence_mean(x, layout, layout.padded_length);
+    case Pooling::mean:
+      return sequence_mean(x, layout);
+    case Pooling::first:
+      return sequence_first(x, layout);
   }
   throw_error(ExitCode::internal, "model: unknown pooling");
 }

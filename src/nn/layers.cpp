@@ -15,6 +15,7 @@ Embedding::Embedding(const Scope& scope, std::int64_t rows, std::int64_t width)
     : weight_(&scope.parameter("weight", {rows, width}, normal(0.02))) {}
 
 LayerNorm::LayerNorm(const Scope& scope, std::int64_t width)
-    : weight_(&scope.parameter("weight", {width}, constant(1))), bias_(&scope.parameter("bias", {width}, constant(0))) {}
+    : weight_(&scope.parameter("weight", {width}, constant(1))),
+      bias_(&scope.parameter("bias", {width}, constant(0))) {}
 
 }  // namespace tern

@@ -3,9 +3,12 @@
 namespace tern {
 namespace {
 
-std::string joined(const std::string& path, const std::string& name) { return path.empty() ? name : path + "." + name; }
+std::string joined(const std::string& path, const std::string& name) {
+  return path.empty() ? name : path + "." + name;
+}
 
-Tensor initial_value(const Shape& shape, Initializer initializer, const RandomStream& stream, DType dtype, Device device) {
+Tensor initial_value(const Shape& shape, Initializer initializer, const RandomStream& stream, DType dtype,
+                     Device device) {
   if (initializer.law == Initializer::Law::constant) return full(shape, initializer.scale, dtype, device);
   std::vector<float> drawn(static_cast<std::size_t>(shape.count()));
   const auto scale = static_cast<float>(initializer.scale);

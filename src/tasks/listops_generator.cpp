@@ -183,16 +183,6 @@ void check(const ListopsOptions& options) {
       wanted, options.min_length, options.max_length, options.depth, options.arguments, found, candidates);
 }
 
-std::string options_text(const ListopsOptions& options) {
-  return io::dump_json({{"min_length", options.min_length},
-                        {"max_length", options.max_length},
-                        {"depth", options.depth},
-                        {"arguments", options.arguments},
-                        {"train", options.train},
-                        {"dev", options.dev},
-                        {"test", options.test}});
-}
-
 /// The next power of two: the published padded length (1999 -> 2048).
 std::int64_t padded_length(int longest) {
   std::int64_t length = 1;
@@ -247,6 +237,16 @@ ListopsStatistics listops_statistics(const ListopsSet& set, std::int64_t begin, 
   return statistics;
 }
 
+std::string listops_options_text(const ListopsOptions& options) {
+  return io::dump_json({{"min_length", options.min_length},
+                        {"max_length", options.max_length},
+                        {"depth", options.depth},
+                        {"arguments", options.arguments},
+                        {"train", options.train},
+                        {"dev", options.dev},
+                        {"test", options.test}});
+}
+
 ListopsSummary prepare_listops(const ListopsOptions& options, const std::filesystem::path& folder) {
   check(options);
   io::make_directory(folder);  // before the work: a folder that cannot be made is told at once
@@ -260,7 +260,7 @@ ListopsSummary prepare_listops(const ListopsOptions& options, const std::filesys
     data::RecordHeader header;
     header.task = "listops";
     header.split = split;
-    header.options = options_text(options);
+    header.options = listops_options_text(options);
     header.seed = options.seed;
     header.vocabulary = listops_vocabulary;
     header.classes = listops_classes;

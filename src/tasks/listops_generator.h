@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace tern::tasks {
@@ -77,6 +78,9 @@ int evaluate_listops(std::span<const std::uint8_t> tokens);
 
 /// Label counts and lengths of sequences [begin, end) of a set.
 ListopsStatistics listops_statistics(const ListopsSet& set, std::int64_t begin, std::int64_t end);
+
+/// The options as the JSON text that record files carry; the seed has a field of its own.
+std::string listops_options_text(const ListopsOptions& options);
 
 /// Writes train.records, dev.records and test.records (data::RecordFile) into `folder`, which is created if
 /// need be. The first trees are the training set, then dev, then test.

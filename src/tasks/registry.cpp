@@ -21,7 +21,8 @@ std::span<const ChoiceKind> task_choices() {
 
 Task make_task(const Choice& config) {
   const auto& kinds = task_kinds();
-  const auto found = std::find_if(kinds.begin(), kinds.end(), [&](const TaskKind& kind) { return kind.name == config.kind(); });
+  const auto found = std::find_if(kinds.begin(), kinds.end(),
+                                  [&](const TaskKind& kind) { return kind.name == config.kind(); });
   ensure(found != kinds.end(), "task: no kind {}", config.kind());
   return found->make(config);
 }

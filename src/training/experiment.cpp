@@ -34,7 +34,8 @@ void TrainingConfig::fields(Fields& f) {
   f("evaluate_every", evaluate_every, "updates between evaluations on dev", at_least(1));
   f("evaluate_batches", evaluate_batches, "batches of one dev evaluation; 0 means all", at_least(0));
   f("checkpoint_every", checkpoint_every, "updates between checkpoints", at_least(1)).changeable();
-  f("keep_checkpoints", keep_checkpoints, "newest checkpoints kept besides the best", at_least(1)).changeable();
+  f("keep_checkpoints", keep_checkpoints, "newest checkpoints kept besides the best", between(1, 1e6))
+      .changeable();
   f("log_every", log_every, "updates between rows of metrics.jsonl", at_least(1)).changeable();
   f("log_samples", log_samples, "whether those rows name the examples of their batch").changeable();
   f("max_skipped", max_skipped, "non-finite updates in a row that end the run", at_least(1)).changeable();

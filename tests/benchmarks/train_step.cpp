@@ -2,12 +2,14 @@
 //
 //   train_step CONFIG [--set a.b=c]... [--length 2048 | --records FILE] [--repetitions 10] [--warm-up 2]
 //
-// Full length: random ids, every sequence `length` tokens. --records: batches of a prepared split at their real lengths.
-#include <CLI/CLI.hpp>
+// Full length: random ids, every sequence `length` tokens. --records: batches of a prepared split at their real
+// lengths.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+
+#include <CLI/CLI.hpp>
 
 #include "app/experiment_options.h"
 #include "data/loader.h"
@@ -39,7 +41,9 @@ data::Batch random_batch(const Experiment& experiment, std::int64_t length) {
   for (std::int64_t s = 0; s < sequences; ++s) {
     for (std::int64_t i = 0; i < length; ++i) {
       const std::uint32_t word = stream.words(s, static_cast<std::uint64_t>(i)).word[0];
-      batch.tokens.push_back(1 + static_cast<std::int32_t>(word % static_cast<std::uint32_t>(experiment.task.interface.vocabulary - 1)));
+      batch.tokens.push_back(1 +
+                             static_cast<std::int32_t>(
+                                 word % static_cast<std::uint32_t>(experiment.task.interface.vocabulary - 1)));
       batch.position.push_back(static_cast<std::int32_t>(i));
     }
     batch.offsets.push_back(static_cast<std::int32_t>(batch.tokens.size()));

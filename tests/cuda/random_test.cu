@@ -1,9 +1,9 @@
 // The random streams give the same words on the device as on the host.
-#include <cuda_runtime.h>
-#include <gtest/gtest.h>
-
 #include <cstdlib>
 #include <vector>
+
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
 
 #include "tern/random.h"
 
@@ -17,7 +17,8 @@ __global__ void draw(tern::PhiloxKey key, const std::uint32_t* step, int count, 
 TEST(CudaRandom, DeviceDrawsTheHostsWords) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    ASSERT_EQ(std::getenv("TERN_REQUIRE_CUDA"), nullptr) << "TERN_REQUIRE_CUDA is set, but there is no CUDA device";
+    ASSERT_EQ(std::getenv("TERN_REQUIRE_CUDA"), nullptr)
+        << "TERN_REQUIRE_CUDA is set, but there is no CUDA device";
     GTEST_SKIP() << "no CUDA device";
   }
   constexpr int count = 1000;
@@ -30,7 +31,8 @@ TEST(CudaRandom, DeviceDrawsTheHostsWords) {
   draw<<<(count + 127) / 128, 128>>>(key, step, count, words);
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   for (int i = 0; i < count; ++i) {
-    const tern::PhiloxWords expected = tern::RandomStream{key, step}.words(7 + i % 3, static_cast<std::uint64_t>(i) << 20);
+    const tern::PhiloxWords expected =
+        tern::RandomStream{key, step}.words(7 + i % 3, static_cast<std::uint64_t>(i) << 20);
     for (int w = 0; w < 4; ++w) ASSERT_EQ(words[i].word[w], expected.word[w]) << "draw " << i << ", word " << w;
   }
   cudaFree(step);

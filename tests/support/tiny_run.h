@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,7 +48,9 @@ inline void prepare_tiny_data(const std::filesystem::path& folder, std::int64_t 
 /// One layer of width 16 on the data in `folder`; `attention` is a kind; `overrides` are "key=value".
 inline ExperimentConfig tiny_config(const std::filesystem::path& folder, const std::string& attention,
                                     const std::vector<std::string>& overrides = {}) {
-  std::vector<std::string> all{"task.data=" + folder.string(),
+  // One thread: what is this small gains nothing from a second, and suffers where tests run side by side.
+  std::vector<std::string> all{"run.threads=1",
+                               "task.data=" + folder.string(),
                                "task.max_length=40",
                                "task.padded_length=48",
                                "model.width=16",
@@ -69,15 +72,29 @@ inline ExperimentConfig tiny_config(const std::filesystem::path& folder, const s
   return config;
 }
 
+/// Sets the number of threads while it lives.
+class ThreadScope {
+ public:
+  explicit ThreadScope(std::int64_t count) : before_(threads()) { set_threads(static_cast<int>(count)); }
+  ~ThreadScope() { set_threads(before_); }
+  ThreadScope(const ThreadScope&) = delete;
+  ThreadScope& operator=(const ThreadScope&) = delete;
+
+ private:
+  int before_;
+};
+
 /// Opens the run in `folder`, continuing it if it holds a checkpoint, and trains to the end in this process.
+/// `opened` is called between the two.
 inline RunResult train_tiny(const ExperimentConfig& config, const std::filesystem::path& folder,
-                            ResumeMode resume = ResumeMode::newest) {
+                            const std::function<void(Experiment&)>& opened = {}) {
+  const ThreadScope scope(config.run.threads);
   Experiment experiment(config);
   const auto communicator = solo_communicator();
   RunOptions options;
   options.folder = folder;
-  options.resume = resume;
   Trainer trainer(experiment, *communicator, options);
+  if (opened) opened(experiment);
   return trainer.run();
 }
 

@@ -146,6 +146,19 @@ TEST_F(CheckpointTest, every_flipped_bit_is_found_and_named) {
   EXPECT_EQ(verify_checkpoint(newest).fault, "");
 }
 
+TEST_F(CheckpointTest, every_bit_of_the_manifest_before_its_hashes_counts) {
+  save(8, 2);
+  const fs::path manifest = checkpoint_path(folder, 8) / "MANIFEST.json";
+  const std::string original = read_bytes(manifest);
+  ASSERT_GT(original.size(), 100u);
+  for (std::size_t bit = 0; bit < 8 * original.find("files"); ++bit) {
+    std::string flipped = original;
+    flipped[bit / 8] = static_cast<char>(flipped[bit / 8] ^ (1 << bit % 8));
+    write_bytes(manifest, flipped);
+    ASSERT_NE(verify_checkpoint(checkpoint_path(folder, 8)).fault, "") << "bit " << bit;
+  }
+}
+
 TEST_F(CheckpointTest, truncated_missing_and_exchanged_files_are_found_and_named) {
   const std::string older = save(4, 1);
   save(8, 2);

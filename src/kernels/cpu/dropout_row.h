@@ -11,8 +11,8 @@ namespace {
 constexpr int philox_lanes = 16;
 
 /// The four words of blocks first .. first + 15 of a sample's stream, as eight 16-bit slices each.
-[[gnu::always_inline]] inline void philox_slices(const RandomStream& stream, std::int64_t sample, std::uint64_t first,
-                                                 std::uint16_t* slices) {
+[[gnu::always_inline]] inline void philox_slices(const RandomStream& stream, std::int64_t sample,
+                                                 std::uint64_t first, std::uint16_t* slices) {
   std::uint32_t a[philox_lanes], b[philox_lanes], c[philox_lanes], d[philox_lanes];
   const std::uint32_t step = *stream.step;
   for (int i = 0; i < philox_lanes; ++i) {
@@ -24,7 +24,8 @@ constexpr int philox_lanes = 16;
   PhiloxKey key = stream.key;
   for (int round = 0; round < 10; ++round) {
     for (int i = 0; i < philox_lanes; ++i) {
-      const std::uint64_t product0 = std::uint64_t{0xD2511F53u} * a[i], product1 = std::uint64_t{0xCD9E8D57u} * c[i];
+      const std::uint64_t product0 = std::uint64_t{0xD2511F53u} * a[i],
+                          product1 = std::uint64_t{0xCD9E8D57u} * c[i];
       a[i] = static_cast<std::uint32_t>(product1 >> 32) ^ b[i] ^ key.low;
       b[i] = static_cast<std::uint32_t>(product1);
       c[i] = static_cast<std::uint32_t>(product0 >> 32) ^ d[i] ^ key.high;
@@ -44,10 +45,12 @@ constexpr int philox_lanes = 16;
 
 /// y[c] = x[c] * factor (+ residual[c]) for the columns of one row.
 template <class T>
-void dropout_row(const DropoutMask& mask, std::int64_t row, std::int64_t width, const T* x, const T* residual, T* y) {
+void dropout_row(const DropoutMask& mask, std::int64_t row, std::int64_t width, const T* x, const T* residual,
+                 T* y) {
   const auto threshold = static_cast<std::uint32_t>(std::lround(mask.rate * 65536.0f));
   const T scale = T(65536) / static_cast<T>(65536 - threshold);
-  const auto first = static_cast<std::uint64_t>(mask.position[row]) * static_cast<std::uint64_t>((width + 7) / 8);
+  const auto first =
+      static_cast<std::uint64_t>(mask.position[row]) * static_cast<std::uint64_t>((width + 7) / 8);
   std::uint16_t slices[8 * philox_lanes];
   for (std::int64_t done = 0; done < width; done += 8 * philox_lanes) {
     philox_slices(mask.stream, mask.sample[row], first + static_cast<std::uint64_t>(done / 8), slices);

@@ -1,5 +1,6 @@
 // Scalar functions whose loops vectorize, for float; the standard library for double.
-// Included by kernel files only; internal linkage, because those files are compiled once for each instruction set.
+// Included by kernel files only; internal linkage, because those files are compiled once for each instruction
+// set.
 #pragma once
 
 #include <cmath>
