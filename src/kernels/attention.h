@@ -6,6 +6,7 @@
 // over the sequences, memory is linear in the tokens. Results do not depend on the number of threads.
 #pragma once
 
+#include "kernels/dropout.h"
 #include "kernels/view.h"
 #include "tern/bernoulli.h"
 #include "tern/device.h"
@@ -23,17 +24,14 @@ struct AttentionGradients {
 };
 
 /// Dropout of attention weights. The weight of query i and key j (places in their original sequence, below
-/// 2^24) in head h (below 2^16) is kept if slice j % 8 of stream block `dropout_block(h, i, j)` of the
+/// 2^24) in head h (below 2^16) is kept if slice j % 8 of stream block `weight_dropout_block(h, i, j)` of the
 /// sequence's sample reaches `dropout_threshold(rate)`; slices are the block's four words in order, low half
 /// first. Kept weights are multiplied by 65536 / (65536 - threshold).
 struct AttentionDropout {
   float rate = 0;
   RandomStream stream{};
 };
-constexpr std::uint32_t dropout_threshold(float rate) {
-  return static_cast<std::uint32_t>(rate * 65536.0f + 0.5f);
-}
-constexpr std::uint64_t dropout_block(int head, std::int64_t query, std::int64_t key) {
+constexpr std::uint64_t weight_dropout_block(int head, std::int64_t query, std::int64_t key) {
   return static_cast<std::uint64_t>(head) << 48 | static_cast<std::uint64_t>(query) << 24 |
          static_cast<std::uint64_t>(key) >> 3;
 }

@@ -6,9 +6,18 @@
 
 namespace tern::kernels {
 
-/// Rate and stream of one site. An entry is dropped when its 16-bit draw lies below round(rate * 65536); kept
-/// entries are scaled by the inverse of the exact keep rate. Element (sample, position, column) reads slice
-/// column % 8 of block position * ceil(width / 8) + column / 8.
+/// An entry is dropped when its 16-bit draw lies below the threshold; kept entries are multiplied by
+/// 65536 / (65536 - threshold), the inverse of the exact keep rate.
+constexpr std::uint32_t dropout_threshold(float rate) {
+  return static_cast<std::uint32_t>(rate * 65536.0f + 0.5f);
+}
+/// Stream block that holds the draw of (position, column), as slice column % 8: the block's four words in
+/// order, low half first. Columns lie below 2^27.
+constexpr std::uint64_t dropout_block(std::int64_t position, std::int64_t column) {
+  return static_cast<std::uint64_t>(position) << 24 | static_cast<std::uint64_t>(column) >> 3;
+}
+
+/// Rate, stream and coordinates of one site.
 struct DropoutMask {
   float rate = 0;
   RandomStream stream;

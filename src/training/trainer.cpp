@@ -18,13 +18,10 @@ namespace tern {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 constexpr int failed_saves_allowed = 3;
-constexpr auto stopped_text =
-    "stopped by a signal after step {}; saved, run the same command again to continue";
+constexpr auto stopped_text = "stopped by a signal after step {}, saved; run the command again to continue";
 
 /// What one update saw, over all micro-batches and ranks.
 struct StepTotals {
@@ -284,10 +281,11 @@ RunResult Trainer::State::finish() {
   line.finish();
   RunResult result{progress, {}, 0, fingerprint(experiment, progress)};
   if (progress.best_step > 0) {
+    logging::info("test", "scoring the best checkpoint on dev, step {}", progress.best_step);
     load_parameters(checkpoint_path(folder.checkpoints(), progress.best_step), experiment.store);
     experiment.state.step = static_cast<std::uint32_t>(progress.best_step);
   } else {
-    logging::warning("train", "no evaluation on dev gave a finite loss: the last parameters are tested");
+    logging::warning("test", "no evaluation on dev gave a finite loss: scoring the last parameters");
   }
   result.test = evaluate(experiment, experiment.task.test);
   result.test_majority = majority_share(*test);

@@ -131,9 +131,7 @@ TEST_P(ResumeTest, a_signal_inside_the_final_test_loses_nothing) {
   for (int attempt = 0; attempt < 5 && !was_inside; ++attempt) {
     fs::remove_all(chopped);
     ChildRun child(config, chopped);
-    const fs::path last = checkpoint_path(chopped / "checkpoints", 90);
-    child.wait_until([&] { return fs::exists(last); });
-    ::usleep(3000);
+    child.wait_until([&] { return file_holds(chopped / "log.txt", "scoring the best checkpoint"); });
     child.signal(SIGTERM);
     was_inside = child.wait() == exit_interrupted;
   }

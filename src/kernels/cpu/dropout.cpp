@@ -8,7 +8,7 @@ namespace tern::kernels {
 template <class T, Isa isa>
 void dropout(Cpu<isa>&, Rows<const T> x, const DropoutMask& mask, const T* residual, T* y) {
   parallel_for(x.rows, 64, [&](std::int64_t r) {
-    dropout_row(mask, r, x.width, x.row(r), residual ? residual + r * x.width : nullptr, y + r * x.width);
+    dropout_row<isa>(mask, r, x.width, x.row(r), residual ? residual + r * x.width : nullptr, y + r * x.width);
   });
 }
 

@@ -62,7 +62,7 @@ void layer_norm_forward(Cpu<isa>&, Rows<const T> x, const T* branch, const Dropo
     if (branch != nullptr) {
       T* sum = total + r * x.width;
       if (mask.rate > 0)
-        dropout_row(mask, r, x.width, branch + r * x.width, row, sum);
+        dropout_row<isa>(mask, r, x.width, branch + r * x.width, row, sum);
       else
         for (std::int64_t i = 0; i < x.width; ++i) sum[i] = row[i] + branch[r * x.width + i];
       row = sum;
