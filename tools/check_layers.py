@@ -96,8 +96,12 @@ def violations_of(path, text):
 
 def main():
     root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent)
-    files = [p for folder in ("src", "include") for p in sorted((root / folder).rglob("*")) if p.suffix in
-             {".h", ".cpp", ".cu", ".cuh"}]
+    files = [
+        p
+        for folder in ("src", "include")
+        for p in sorted((root / folder).rglob("*"))
+        if p.suffix in {".h", ".cpp", ".cu", ".cuh"}
+    ]
     if not files:
         print(f"no sources below {root}")
         return 1

@@ -63,7 +63,9 @@ def run(options):
     for name, settings in CASES.items():
         rows[name] = output_of(ours + settings, options.processors)[0]
     for name in REAL_LENGTH_CASES:
-        real = output_of(ours + CASES[name] + ["--records", options.records, "--repetitions", "20"], options.processors)
+        real = output_of(
+            ours + CASES[name] + ["--records", options.records, "--repetitions", "20"], options.processors
+        )
         rows[name + ", real lengths"] = real[0]
     one = ["--set", "training.batch_size=1", "--set", f"task.padded_length={MEMORY_LENGTHS[-1]}"]
     for length in MEMORY_LENGTHS:
@@ -111,9 +113,15 @@ def table_of(result):
         f"Device: {result['device']}. Commit {result['commit'][:12]}."
     )
     lines.append("")
-    lines.append("| YOSO-32, one sequence of | " + " | ".join(f"{row['length']:,}" for row in result["memory"]) + " |")
+    lines.append(
+        "| YOSO-32, one sequence of | " + " | ".join(f"{row['length']:,}" for row in result["memory"]) + " |"
+    )
     lines.append("|---|" + "---|" * len(result["memory"]))
-    lines.append("| peak memory of a step, MiB | " + " | ".join(f"{row['peak_tensor_mib']:.0f}" for row in result["memory"]) + " |")
+    lines.append(
+        "| peak memory of a step, MiB | "
+        + " | ".join(f"{row['peak_tensor_mib']:.0f}" for row in result["memory"])
+        + " |"
+    )
     return "\n".join(lines)
 
 
@@ -126,7 +134,9 @@ def table(options):
     if not options.check:
         Path(options.page).write_text(fresh)
     elif fresh != page:
-        raise SystemExit(f"{options.page}: its table is not what {options.result} says; run this without --check")
+        raise SystemExit(
+            f"{options.page}: its table is not what {options.result} says; run this without --check"
+        )
 
 
 def main():
