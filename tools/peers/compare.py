@@ -1,7 +1,8 @@
-"""Times tern's training step and PyTorch's in one run, and writes the tables of the documentation from the result.
+"""Times tern's training step and PyTorch's in one run, and writes the documentation's tables from the result.
 
-    python tools/peers/compare.py run --program build/cpu/benchmark_train_step --records data/prepared/listops/train.records \\
-        --out docs/results/train_step.json [--threads 2] [--processors 0,1]
+    python tools/peers/compare.py run --program build/cpu/benchmark_train_step \\
+        --records data/prepared/listops/train.records --out docs/results/train_step.json \\
+        [--threads 2] [--processors 0,1]
     python tools/peers/compare.py table docs/results/train_step.json README.md [--check]
 
 `run` needs PyTorch (requirements.txt). `table` needs nothing: it replaces what stands between the markers
@@ -52,7 +53,7 @@ def output_of(command, processors):
 
 def commit():
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return found.stdout.strip() or os.environ.get("TERN_COMMIT", "unknown")
+    return found.stdout.strip() if found.returncode == 0 else os.environ.get("TERN_COMMIT", "unknown")
 
 
 def run(options):
@@ -77,10 +78,11 @@ def run(options):
             + ["--dropout", "0.1", "--batch", "32", "--length", "2048", "--reps", "5"],
             options.processors,
         )
+    processor = next(iter(rows.values()))["environment"]["processor"]
     result = {
         "command": " ".join(["python"] + sys.argv),
         "commit": commit(),
-        "device": f"{next(iter(rows.values()))['environment']['processor']}, {options.threads} threads, {platform.system()}",
+        "device": f"{processor}, {options.threads} threads, {platform.system()}",
         "rows": rows,
         "memory": memory,
         "peers": peers,
@@ -92,7 +94,7 @@ def table_of(result):
     peers = {row["mode"]: row["median_ms"] for row in result["peers"]}
     best = min(peers.values())
     lines = [
-        "| one training step, 32 sequences, float32, dropout 0.1 | n = 2,048, all full | ListOps lengths (501-1,999) |",
+        "| a step of 32 sequences, float32, dropout 0.1 | n = 2,048, full | ListOps lengths (501-1,999) |",
         "|---|---|---|",
     ]
 
@@ -101,16 +103,15 @@ def table_of(result):
 
     for name in CASES:
         real = result["rows"].get(name + ", real lengths")
-        lines.append(
-            f"| {TITLES[name]} | {cell(result['rows'][name]['median_ms'])} | {cell(real['median_ms']) if real else ''} |"
-        )
+        full = cell(result["rows"][name]["median_ms"])
+        lines.append(f"| {TITLES[name]} | {full} | {cell(real['median_ms']) if real else ''} |")
     for mode, milliseconds in peers.items():
         lines.append(f"| {TITLES[mode]} | {cell(milliseconds)} | the same: it pads |")
     version = result["peers"][0]["torch"]
     lines.append("")
     lines.append(
-        f"Medians, both sides in one run, PyTorch {version}; in parentheses the speed relative to the faster PyTorch mode. "
-        f"Device: {result['device']}. Commit {result['commit'][:12]}."
+        f"Medians, both sides in one run, PyTorch {version}; in parentheses the speed relative to the faster "
+        f"PyTorch mode. Device: {result['device']}. Commit {result['commit'][:12]}."
     )
     lines.append("")
     lines.append(
@@ -140,7 +141,9 @@ def table(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     timed = commands.add_parser("run")
     timed.add_argument("--program", required=True)
