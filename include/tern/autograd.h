@@ -21,7 +21,8 @@ class GradientSink {
   /// unwanted.
   virtual void add(int index, const Tensor& gradient) = 0;
   /// Lets a kernel write the contribution itself: write(target, accumulate) must add to `target` if
-  /// `accumulate`, else overwrite it. `target` is contiguous. Not called if unwanted.
+  /// `accumulate`, else overwrite it. `target` is contiguous. Not called if unwanted. A target that is kept and
+  /// written later must not belong to two inputs of the node.
   virtual void write(int index, const std::function<void(const Tensor& target, bool accumulate)>& write) = 0;
 };
 
@@ -74,7 +75,8 @@ void backward(const Tensor& root, const GradientReady& on_ready = {});
 using Function = std::function<std::vector<Tensor>(std::span<const Tensor>)>;
 /// Activation checkpointing: computes f(inputs) without keeping its intermediate tensors and computes it again
 /// inside backward(). `parameters` are the leaves that f uses besides its inputs. f must be a pure function of
-/// both. Costs a second forward pass of f; saves everything f would record.
+/// both and, with all it captures, live as long as the outputs. Costs a second forward pass of f; saves
+/// everything f would record.
 std::vector<Tensor> checkpoint(const Function& f, std::span<const Tensor> inputs,
                                std::span<const Tensor> parameters);
 
@@ -89,6 +91,7 @@ struct Node {
   std::vector<Facts> outputs;
   Backward backward;
   Tensor leaf_gradient;  ///< defined for leaves only
+  ~Node();               ///< takes the nodes below apart in a loop: a long chain needs no deep stack
 };
 
 }  // namespace tern

@@ -1,8 +1,10 @@
 // Every differentiable function, grouped: the one page a model author reads.
 //
 // Unless said otherwise: floating inputs are float32 or float64, all of one type; any strides; results are
-// contiguous and new; every floating input is differentiable; cost is linear in the elements touched; a wrong
-// shape throws Error(failed) that names the op. Nothing is promoted or broadcast silently.
+// contiguous and new (the layout group gives views where it can; dropout of rate 0, a cast to the same type and
+// contiguous() of a contiguous tensor give their input); every floating input is differentiable; cost is linear
+// in the elements touched; a wrong shape throws Error(failed) that names the op. Nothing is promoted or
+// broadcast silently.
 #pragma once
 
 #include <utility>

@@ -43,7 +43,7 @@ struct PhiloxWords {
 }
 
 /// The stream of one site. `step` is read at every draw through a pointer, so that a captured graph can advance
-/// it.
+/// it. It must not change between a forward pass and its backward pass, which draws the same numbers again.
 struct RandomStream {
   PhiloxKey key;
   const std::uint32_t* step = nullptr;

@@ -15,7 +15,7 @@ struct RowCoordinates {
 /// Where sequences lie in a ragged batch.
 struct SequenceLayout {
   Tensor offsets;                  ///< [sequences + 1] int32, first token of each sequence
-  Tensor position;                 ///< [tokens] int32, place in the original sequence
+  Tensor position;                 ///< [tokens] int32, place in the original sequence, rising in each
   Tensor sample;                   ///< [sequences] int64, index in the data set
   Tensor token_sample;             ///< [tokens] int64, sample of each token
   std::int64_t longest = 0;        ///< most tokens in one sequence: sizes launches
@@ -30,8 +30,9 @@ struct SequenceLayout {
   }
 };
 
-/// Copies host arrays to `device`. Throws Error(failed) unless offsets rise from 0 to the number of tokens and
-/// every position lies in [0, padded_length).
+/// Copies host arrays to `device`. Throws Error(failed) unless offsets rise from 0 to the number of tokens
+/// (equal ones bound an empty sequence) and positions rise strictly inside each sequence and lie in [0,
+/// padded_length).
 SequenceLayout make_layout(const std::vector<std::int32_t>& offsets, const std::vector<std::int32_t>& position,
                            const std::vector<std::int64_t>& sample, std::int64_t padded_length,
                            Device device = {});

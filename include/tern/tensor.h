@@ -13,6 +13,27 @@
 
 namespace tern {
 
+/// The DType of a C++ type; any other type does not compile.
+template <class T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>)
+    return DType::float32;
+  else if constexpr (std::is_same_v<T, double>)
+    return DType::float64;
+  else if constexpr (std::is_same_v<T, bfloat16>)
+    return DType::bfloat16;
+  else if constexpr (std::is_same_v<T, std::uint8_t>)
+    return DType::uint8;
+  else if constexpr (std::is_same_v<T, std::uint16_t>)
+    return DType::uint16;
+  else if constexpr (std::is_same_v<T, std::int32_t>)
+    return DType::int32;
+  else if constexpr (std::is_same_v<T, std::int64_t>)
+    return DType::int64;
+  else
+    static_assert(sizeof(T) == 0, "no DType for this C++ type");
+}
+
 /// Up to six extents (or strides).
 class Shape {
  public:
@@ -23,6 +44,7 @@ class Shape {
   int rank() const { return rank_; }
   std::int64_t operator[](int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
   std::int64_t& operator[](int axis) { return extents_[static_cast<std::size_t>(axis)]; }
+  /// Product of the extents; throws Error(failed) where no 64-bit number holds it.
   std::int64_t count() const;
   const std::int64_t* begin() const { return extents_.data(); }
   const std::int64_t* end() const { return extents_.data() + rank_; }
@@ -62,7 +84,7 @@ class Tensor {
   /// Pointer to the first element; T must be the C++ type of dtype().
   template <class T>
   T* data() const {
-    check_type(type_of<std::remove_const_t<T>>());
+    check_type(dtype_of<std::remove_const_t<T>>());
     return reinterpret_cast<T*>(address());
   }
   std::byte* address() const;
@@ -96,8 +118,6 @@ class Tensor {
   double item() const;
 
  private:
-  template <class T>
-  static constexpr DType type_of();
   void check_type(DType asked) const;
 
   std::shared_ptr<Storage> storage_;
@@ -109,7 +129,7 @@ class Tensor {
 
 Shape contiguous_strides(const Shape& shape);
 
-/// Uninitialized memory.
+/// Uninitialized memory. Throws Error(failed) when there is not enough of it.
 Tensor empty(const Shape& shape, DType dtype, Device device = {});
 Tensor empty_like(const Tensor& x);
 Tensor zeros(const Shape& shape, DType dtype, Device device = {});
@@ -121,29 +141,9 @@ Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device devi
 void copy(const Tensor& source, const Tensor& target);
 
 template <class T>
-constexpr DType Tensor::type_of() {
-  if constexpr (std::is_same_v<T, float>)
-    return DType::float32;
-  else if constexpr (std::is_same_v<T, double>)
-    return DType::float64;
-  else if constexpr (std::is_same_v<T, bfloat16>)
-    return DType::bfloat16;
-  else if constexpr (std::is_same_v<T, std::uint8_t>)
-    return DType::uint8;
-  else if constexpr (std::is_same_v<T, std::uint16_t>)
-    return DType::uint16;
-  else if constexpr (std::is_same_v<T, std::int32_t>)
-    return DType::int32;
-  else if constexpr (std::is_same_v<T, std::int64_t>)
-    return DType::int64;
-  else
-    static_assert(sizeof(T) == 0, "no DType for this C++ type");
-}
-
-template <class T>
 std::vector<T> Tensor::to_vector() const {
   std::vector<T> out(static_cast<std::size_t>(count()));
-  Tensor host = empty(shape_, type_of<T>());
+  Tensor host = empty(shape_, dtype_of<T>());
   copy(*this, host);
   if (!out.empty()) std::memcpy(out.data(), host.address(), out.size() * sizeof(T));
   return out;
@@ -153,20 +153,7 @@ template <class T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device) {
   require(static_cast<std::int64_t>(values.size()) == shape.count(),
           "from_vector: shape {} needs {} values, got {}", shape, shape.count(), values.size());
-  Tensor host = empty(shape, [] {
-    if constexpr (std::is_same_v<T, float>)
-      return DType::float32;
-    else if constexpr (std::is_same_v<T, double>)
-      return DType::float64;
-    else if constexpr (std::is_same_v<T, std::int32_t>)
-      return DType::int32;
-    else if constexpr (std::is_same_v<T, std::int64_t>)
-      return DType::int64;
-    else if constexpr (std::is_same_v<T, std::uint16_t>)
-      return DType::uint16;
-    else
-      return DType::uint8;
-  }());
+  Tensor host = empty(shape, dtype_of<T>());
   if (!values.empty()) std::memcpy(host.address(), values.data(), values.size() * sizeof(T));
   if (device == Device{}) return host;
   Tensor out = empty(shape, host.dtype(), device);

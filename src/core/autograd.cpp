@@ -180,6 +180,20 @@ bool is_recording() { return recording; }
 NoGradientScope::NoGradientScope() : outer_(recording) { recording = false; }
 NoGradientScope::~NoGradientScope() { recording = outer_; }
 
+Node::~Node() {
+  std::vector<std::shared_ptr<Node>> open;
+  const auto take_inputs = [&open](Node& node) {
+    for (Edge& edge : node.inputs)
+      if (edge.node) open.push_back(std::move(edge.node));
+  };
+  take_inputs(*this);
+  while (!open.empty()) {
+    const std::shared_ptr<Node> node = std::move(open.back());
+    open.pop_back();
+    if (node.use_count() == 1) take_inputs(*node);
+  }
+}
+
 std::vector<Tensor> record(std::string_view op, std::vector<Tensor> outputs, std::span<const Tensor> inputs,
                            Backward backward) {
   bool is_needed = false;
@@ -253,7 +267,14 @@ std::vector<Tensor> checkpoint(const Function& f, std::span<const Tensor> inputs
     std::vector<Tensor> again, roots, seeds;
     for (std::size_t i = 0; i < constants.size(); ++i)
       again.push_back(sink.wants(static_cast<int>(i)) ? leaf(constants[i]) : constants[i]);
-    const std::vector<Tensor> recomputed = record_on([&] { return f(again); });
+    const std::vector<Tensor> recomputed = record_on([&] {
+      std::vector<Tensor> results = f(again);
+      // f may return an input, or one tensor twice, and neither can be a root.
+      for (Tensor& result : results)
+        result = record("checkpoint", result, {result},
+                        [](const Tensor& gradient, GradientSink& inner) { inner.add(0, gradient); });
+      return results;
+    });
     for (std::size_t i = 0; i < recomputed.size(); ++i) {
       if (!dy[i].defined() || !recomputed[i].requires_gradient()) continue;
       roots.push_back(recomputed[i]);

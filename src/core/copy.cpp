@@ -1,4 +1,4 @@
-// Element-wise transfers between any strides and number types on the host: copy and accumulate.
+// Element-wise transfers between any strides and number types on the host: copy, accumulate, clear.
 #include <algorithm>
 
 #include "base/parallel.h"
@@ -98,6 +98,11 @@ void accumulate(const Tensor& source, const Tensor& target) {
     else
       transfer<T, T>(source, target, [](T& y, T x) { y = static_cast<T>(y + x); });
   });
+}
+
+void clear(const Tensor& target) {
+  ensure(target.is_contiguous(), "clear: shape {} with strides {}", target.shape(), target.strides());
+  std::memset(target.address(), 0, static_cast<std::size_t>(target.count()) * size_of(target.dtype()));
 }
 
 }  // namespace tern

@@ -19,6 +19,12 @@ SequenceLayout make_layout(const std::vector<std::int32_t>& offsets, const std::
   std::int64_t longest = 0;
   for (std::size_t s = 0; s < sample.size(); ++s) {
     longest = std::max<std::int64_t>(longest, offsets[s + 1] - offsets[s]);
+    for (std::int32_t token = offsets[s] + 1; token < offsets[s + 1]; ++token) {
+      const auto here = static_cast<std::size_t>(token);
+      require(position[here - 1] < position[here],
+              "sequence layout: positions must rise inside a sequence, got {} before {}", position[here - 1],
+              position[here]);
+    }
     std::fill(token_sample.begin() + offsets[s], token_sample.begin() + offsets[s + 1], sample[s]);
   }
   for (const std::int32_t place : position)

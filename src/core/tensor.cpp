@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/accumulate.h"
 #include "core/allocator.h"
 
 namespace tern {
@@ -16,7 +17,8 @@ Shape::Shape(std::span<const std::int64_t> extents) : rank_(static_cast<int>(ext
 
 std::int64_t Shape::count() const {
   std::int64_t product = 1;
-  for (const std::int64_t extent : *this) product *= extent;
+  for (const std::int64_t extent : *this)
+    require(!__builtin_mul_overflow(product, extent, &product), "shape {}: has too many elements", *this);
   return product;
 }
 
@@ -112,15 +114,19 @@ double Tensor::item() const {
 
 Tensor empty(const Shape& shape, DType dtype, Device device) {
   for (const std::int64_t extent : shape) require(extent >= 0, "empty: shape {} has a negative extent", shape);
-  const auto bytes = static_cast<std::size_t>(shape.count()) * size_of(dtype);
-  return Tensor(shape, contiguous_strides(shape), 0, dtype, std::make_shared<Storage>(bytes, device));
+  const auto count = static_cast<std::size_t>(shape.count());
+  constexpr std::size_t address_space = std::size_t{1} << 57;
+  require(count <= address_space / size_of(dtype), "empty: no memory holds {} elements of shape {}", dtype,
+          shape);
+  return Tensor(shape, contiguous_strides(shape), 0, dtype,
+                std::make_shared<Storage>(count * size_of(dtype), device));
 }
 
 Tensor empty_like(const Tensor& x) { return empty(x.shape(), x.dtype(), x.device()); }
 
 Tensor zeros(const Shape& shape, DType dtype, Device device) {
   Tensor out = empty(shape, dtype, device);
-  std::memset(out.address(), 0, static_cast<std::size_t>(out.count()) * size_of(dtype));
+  clear(out);
   return out;
 }
 

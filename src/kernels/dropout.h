@@ -7,9 +7,10 @@
 namespace tern::kernels {
 
 /// An entry is dropped when its 16-bit draw lies below the threshold; kept entries are multiplied by
-/// 65536 / (65536 - threshold), the inverse of the exact keep rate.
+/// 65536 / (65536 - threshold), the inverse of the exact keep rate, which is at least 2^-16.
 constexpr std::uint32_t dropout_threshold(float rate) {
-  return static_cast<std::uint32_t>(rate * 65536.0f + 0.5f);
+  const auto nearest = static_cast<std::uint32_t>(rate * 65536.0f + 0.5f);
+  return nearest < 65535u ? nearest : 65535u;
 }
 /// Stream block that holds the draw of (position, column), as slice column % 8: the block's four words in
 /// order, low half first. Columns lie below 2^27.
@@ -25,9 +26,8 @@ struct DropoutMask {
   const std::int32_t* position;  ///< [rows]
 };
 
-/// y = mask * x / keep (+ residual where it is not null). The gradient is the same function of dy. In place is
-/// allowed.
+/// y = mask * x / keep. The gradient is the same function of dy. In place is allowed.
 template <class T, Isa isa>
-void dropout(Cpu<isa>&, Rows<const T> x, const DropoutMask& mask, const T* residual, T* y);
+void dropout(Cpu<isa>&, Rows<const T> x, const DropoutMask& mask, T* y);
 
 }  // namespace tern::kernels

@@ -146,6 +146,7 @@ Tensor Model::operator()(const Tensor& tokens, const SequenceLayout& layout, boo
   const Tensor rows = pooled(encoder_(tokens, layout, training), layout);
   const MemoryScope memory("head");
   if (!is_pair_) return output_(hidden_(rows));
+  require(rows.size(0) % 2 == 0, "model: a pair task needs an even number of sequences, got {}", rows.size(0));
   const std::int64_t pairs = rows.size(0) / 2;
   const Tensor a = slice(rows, 0, 0, pairs), b = slice(rows, 0, pairs, pairs);
   return output_(hidden_(concatenate({a, b, multiply(a, b), subtract(a, b)}, 1)));

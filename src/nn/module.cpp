@@ -10,7 +10,8 @@ std::string joined(const std::string& path, const std::string& name) {
 Tensor initial_value(const Shape& shape, Initializer initializer, const RandomStream& stream, DType dtype,
                      Device device) {
   if (initializer.law == Initializer::Law::constant) return full(shape, initializer.scale, dtype, device);
-  std::vector<float> drawn(static_cast<std::size_t>(shape.count()));
+  const Tensor values = empty(shape, DType::float32);
+  const std::span drawn(values.data<float>(), static_cast<std::size_t>(values.count()));
   const auto scale = static_cast<float>(initializer.scale);
   if (initializer.law == Initializer::Law::normal) {
     fill_normal(stream, 0, 0, drawn);
@@ -20,7 +21,7 @@ Tensor initial_value(const Shape& shape, Initializer initializer, const RandomSt
     for (float& value : drawn) value = (2 * value - 1) * scale;
   }
   const Tensor out = empty(shape, dtype, device);
-  copy(from_vector(drawn, shape), out);
+  copy(values, out);
   return out;
 }
 

@@ -21,6 +21,11 @@ Tensor softmax_attention(const Tensor& q, const Tensor& k, const Tensor& v, cons
                          double scale, const DropoutOptions& options) {
   require_rate("softmax_attention", options.rate);
   const AttentionTensors inputs = attention_inputs("softmax_attention", q, k, v, layout);
+  // the coordinates of a weight share one stream block (kernels::weight_dropout_block)
+  require(
+      options.rate == 0 || (layout.padded_length <= 1 << 24 && q.size(1) < 1 << 16),
+      "softmax_attention: dropout of weights needs lengths up to 2^24 and less than 2^16 heads, got {} and {}",
+      layout.padded_length, q.size(1));
   const Tensor out = empty(v.shape(), v.dtype(), v.device());
   const Tensor log_sums = empty({q.size(1), q.size(0)}, q.dtype(), q.device());
   const kernels::SoftmaxOptions settings{scale, {static_cast<float>(options.rate), options.stream}};

@@ -7,9 +7,10 @@ namespace tern {
 Tensor depthwise_conv(const Tensor& input, const Tensor& weight, const SequenceLayout& layout) {
   require_floating("depthwise_conv", input);
   require(input.rank() == 3 && weight.rank() == 2 && weight.size(0) == input.size(1) &&
-              weight.size(1) % 2 == 1 && input.size(0) == layout.tokens(),
-          "depthwise_conv: needs x [{}, heads, width] and weight [heads, odd window], got {} and {}",
-          layout.tokens(), input.shape(), weight.shape());
+              weight.size(1) % 2 == 1 && weight.dtype() == input.dtype() && input.size(0) == layout.tokens(),
+          "depthwise_conv: needs x [{}, heads, width] and weight [heads, odd window] of one type, got {} {} "
+          "and {} {}",
+          layout.tokens(), input.dtype(), input.shape(), weight.dtype(), weight.shape());
   const Tensor x = with_unit_width(input), filter = contiguous_constant(weight);
   const Tensor y = empty(x.shape(), x.dtype(), x.device());
   const int window = static_cast<int>(filter.size(1));

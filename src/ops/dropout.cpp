@@ -14,7 +14,7 @@ Tensor dropout(const Tensor& input, const RowCoordinates& rows, const DropoutOpt
   if (options.rate == 0) return input;
   const Tensor x = contiguous_constant(input), y = empty_like(x);
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
-    kernels::dropout<T>(device, rows_of<const T>(x), mask_of(rows, options), nullptr, y.data<T>());
+    kernels::dropout<T>(device, rows_of<const T>(x), mask_of(rows, options), y.data<T>());
   });
   return record("dropout", y, {input}, [rows, options](const Tensor& dy, GradientSink& sink) {
     sink.add(0, dropout(dy, rows, options));

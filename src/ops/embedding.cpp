@@ -1,5 +1,6 @@
 #include "kernels/embedding.h"
 
+#include "core/accumulate.h"
 #include "ops/views.h"
 
 namespace tern {
@@ -20,8 +21,7 @@ Tensor embedding(const Tensor& ids, const Tensor& table) {
   return record("embedding", y, {table}, [ids](const Tensor& gradient, GradientSink& sink) {
     const Tensor dy = contiguous_constant(gradient);
     sink.write(0, [&](const Tensor& target, bool accumulate) {
-      if (!accumulate)
-        std::memset(target.address(), 0, static_cast<std::size_t>(target.count()) * size_of(target.dtype()));
+      if (!accumulate) clear(target);
       dispatch(dy, [&]<class T>(auto& device, Type<T>) {
         kernels::scatter_add_rows<T>(device, rows_of<const T>(dy), ids.data<std::int32_t>(), target.data<T>());
       });

@@ -20,7 +20,8 @@ void require_norm_shapes(const char* op, const Tensor& x, const Tensor& weight, 
 
 SavedNorm prepare(const Tensor& x, const Tensor& weight) {
   const Shape rows{x.count() / x.size(-1)};
-  return {x, weight.detach(), empty(rows, x.dtype(), x.device()), empty(rows, x.dtype(), x.device())};
+  return {x, contiguous_constant(weight), empty(rows, x.dtype(), x.device()),
+          empty(rows, x.dtype(), x.device())};
 }
 
 /// Contributes the gradients of weight and bias (inputs `weight_index` and the next) and returns dx + dtotal.
@@ -28,7 +29,7 @@ Tensor norm_backward(const SavedNorm& saved, const Tensor& dy, const Tensor& dto
                      int weight_index) {
   const Tensor dx = empty_like(saved.x);
   const Tensor dweight = zeros(saved.weight.shape(), dy.dtype(), dy.device()),
-               dbias = zeros(dweight.shape(), dy.dtype());
+               dbias = zeros(dweight.shape(), dy.dtype(), dy.device());
   dispatch(dy, [&]<class T>(auto& device, Type<T>) {
     kernels::layer_norm_backward<T>(device, rows_of<const T>(saved.x), saved.weight.data<T>(),
                                     {saved.mean.data<T>(), saved.inverse_deviation.data<T>()}, dy.data<T>(),
@@ -45,11 +46,11 @@ Tensor norm_backward(const SavedNorm& saved, const Tensor& dy, const Tensor& dto
 Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias, double epsilon) {
   require_norm_shapes("layer_norm", input, weight, bias);
   const SavedNorm saved = prepare(contiguous_constant(input), weight);
-  const Tensor y = empty_like(saved.x);
+  const Tensor added = contiguous_constant(bias), y = empty_like(saved.x);
   dispatch(saved.x, [&]<class T>(auto& device, Type<T>) {
-    kernels::layer_norm_forward<T>(device, rows_of<const T>(saved.x), nullptr, {}, nullptr, weight.data<T>(),
-                                   bias.data<T>(), static_cast<T>(epsilon), y.data<T>(),
-                                   {saved.mean.data<T>(), saved.inverse_deviation.data<T>()});
+    kernels::layer_norm_forward<T>(device, rows_of<const T>(saved.x), nullptr, {}, nullptr,
+                                   saved.weight.data<T>(), added.data<T>(), static_cast<T>(epsilon),
+                                   y.data<T>(), {saved.mean.data<T>(), saved.inverse_deviation.data<T>()});
   });
   return record("layer_norm", y, {input, weight, bias}, [saved](const Tensor& dy, GradientSink& sink) {
     sink.add(0, norm_backward(saved, contiguous_constant(dy), {}, sink, 1));
@@ -61,17 +62,19 @@ ResidualNorm residual_dropout_norm(const Tensor& x, const Tensor& branch, const 
                                    double epsilon) {
   require_norm_shapes("residual_dropout_norm", x, weight, bias);
   require_rate("residual_dropout_norm", options.rate);
-  require(x.rank() == 2 && branch.shape() == x.shape() && rows.sample.shape() == Shape{x.size(0)},
+  require(x.rank() == 2 && branch.shape() == x.shape() && rows.sample.shape() == Shape{x.size(0)} &&
+              rows.position.shape() == rows.sample.shape(),
           "residual_dropout_norm: x and branch must be [rows, width] with coordinates for each row, got {}, {} "
           "and {}",
           x.shape(), branch.shape(), rows.sample.shape());
-  const Tensor source = contiguous_constant(x), added = contiguous_constant(branch), y = empty_like(source);
+  const Tensor source = contiguous_constant(x), added = contiguous_constant(branch),
+               shift = contiguous_constant(bias), y = empty_like(source);
   const SavedNorm saved = prepare(empty_like(source), weight);
   const kernels::DropoutMask mask = mask_of(rows, options);
   dispatch(source, [&]<class T>(auto& device, Type<T>) {
     kernels::layer_norm_forward<T>(device, rows_of<const T>(source), added.data<T>(), mask, saved.x.data<T>(),
-                                   weight.data<T>(), bias.data<T>(), static_cast<T>(epsilon), y.data<T>(),
-                                   {saved.mean.data<T>(), saved.inverse_deviation.data<T>()});
+                                   saved.weight.data<T>(), shift.data<T>(), static_cast<T>(epsilon),
+                                   y.data<T>(), {saved.mean.data<T>(), saved.inverse_deviation.data<T>()});
   });
   const std::vector<Tensor> inputs{x, branch, weight, bias};
   const auto outputs =

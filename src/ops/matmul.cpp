@@ -1,11 +1,26 @@
 #include "kernels/matmul.h"
 
+#include <algorithm>
+#include <limits>
+
+#include "core/accumulate.h"
 #include "ops/views.h"
 
 namespace tern {
 namespace {
 
 using kernels::Transpose;
+
+/// BLAS counts in 32 bits.
+void require_blas_size(const char* op, std::int64_t size) {
+  require(size <= std::numeric_limits<std::int32_t>::max(),
+          "{}: matrices must have less than 2^31 rows and columns, got {}", op, size);
+}
+
+/// Whether one gradient belongs to both.
+bool is_same_value(const Tensor& a, const Tensor& b) {
+  return a.requires_gradient() && a.edge().node == b.edge().node && a.edge().output == b.edge().output;
+}
 
 kernels::MatmulShape matmul_shape(const Tensor& a, const Tensor& b, MatmulOptions options) {
   require_floating("matmul", a);
@@ -22,6 +37,7 @@ kernels::MatmulShape matmul_shape(const Tensor& a, const Tensor& b, MatmulOption
   require(b.size(options.transpose_b ? -1 : -2) == k,
           "matmul: inner sizes must agree, got {} x {} (transposed: {}, {}); transpose an operand?", a.shape(),
           b.shape(), options.transpose_a, options.transpose_b);
+  require_blas_size("matmul", std::max({m, n, k}));
   return {batch,
           m,
           n,
@@ -77,12 +93,14 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, Act
           input.dtype(), input.shape(), weight.dtype(), weight.shape());
   require(!bias.defined() || bias.shape() == Shape{weight.size(0)}, "linear: the bias must be [{}], got {}",
           weight.size(0), bias.defined() ? bias.shape() : Shape{});
-  // The closure holds the gradient buffers of both inputs at once, so they must be two.
-  if (weight.requires_gradient() && weight.edge().node == input.edge().node &&
-      weight.edge().output == input.edge().output)
-    return linear(input, affine(weight, 1), bias, activation);
+  require(weight.count() > 0, "linear: the weight must not be empty, got shape {}", weight.shape());
+  require_blas_size("linear", std::max(weight.size(0), weight.size(1)));
+  // The closure holds the gradient buffers of all inputs at once, so they must be different ones.
+  if (is_same_value(input, weight)) return linear(input, affine(weight, 1), bias, activation);
+  if (is_same_value(input, bias)) return linear(input, weight, affine(bias, 1), activation);
   const auto kind = static_cast<kernels::Activation>(activation);
-  const Tensor x = contiguous_constant(input), w = contiguous_constant(weight);
+  const Tensor x = contiguous_constant(input), w = contiguous_constant(weight),
+               added = bias.defined() ? contiguous_constant(bias) : Tensor();
   const std::int64_t outputs = w.size(0);
   Shape shape = x.shape();
   shape[shape.rank() - 1] = outputs;
@@ -91,7 +109,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, Act
   const Tensor before = keeps_sums ? empty_like(y) : Tensor();
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
     kernels::linear_forward<T>(device, rows_of<const T>(x), w.data<T>(),
-                               bias.defined() ? bias.data<T>() : nullptr, outputs, kind,
+                               added.defined() ? added.data<T>() : nullptr, outputs, kind,
                                keeps_sums ? before.data<T>() : nullptr, y.data<T>());
   });
   const Tensor saved = activation == ActivationKind::gelu   ? before
@@ -105,8 +123,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, Act
     const auto take = [](Tensor& out) {
       return [&out](const Tensor& target, bool accumulate) {
         out = target;
-        if (!accumulate)
-          std::memset(target.address(), 0, static_cast<std::size_t>(target.count()) * size_of(target.dtype()));
+        if (!accumulate) clear(target);
       };
     };
     sink.write(1, take(dw));

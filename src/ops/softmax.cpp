@@ -23,11 +23,12 @@ Tensor softmax(const Tensor& input) {
   });
 }
 
-Tensor cross_entropy(const Tensor& input, const Tensor& labels) {
+Tensor cross_entropy(const Tensor& input, const Tensor& classes) {
   require_floating("cross_entropy", input);
-  require(input.rank() == 2 && labels.shape() == Shape{input.size(0)} && input.size(1) > 0,
+  require(input.rank() == 2 && classes.shape() == Shape{input.size(0)} && input.size(1) > 0,
           "cross_entropy: needs logits [rows, classes] and labels [rows], got {} and {}", input.shape(),
-          labels.shape());
+          classes.shape());
+  const Tensor labels = contiguous_constant(classes);
   const std::int32_t* label = labels.data<std::int32_t>();
   for (std::int64_t r = 0; r < labels.count(); ++r)
     require(label[r] >= 0 && label[r] < input.size(1),

@@ -1,6 +1,8 @@
 // From tensors to what kernels see; every check of contiguity and type that several ops share.
 #pragma once
 
+#include <limits>
+
 #include "core/dispatch.h"
 #include "kernels/dropout.h"
 #include "kernels/view.h"
@@ -19,8 +21,10 @@ kernels::Rows<T> rows_of(const Tensor& x) {
 /// [tokens, heads, width] with unit stride along the width.
 template <class T>
 kernels::Heads<T> heads_of(const Tensor& x) {
-  ensure(x.rank() == 3 && (x.strides()[2] == 1 || x.size(2) <= 1), "heads_of: shape {} with strides {}",
-         x.shape(), x.strides());
+  constexpr std::int64_t largest = std::numeric_limits<std::int32_t>::max();
+  ensure(
+      x.rank() == 3 && (x.strides()[2] == 1 || x.size(2) <= 1) && x.size(1) <= largest && x.size(2) <= largest,
+      "heads_of: shape {} with strides {}", x.shape(), x.strides());
   return {x.data<T>(),    x.size(0),     static_cast<int>(x.size(1)), static_cast<int>(x.size(2)),
           x.strides()[0], x.strides()[1]};
 }
@@ -46,6 +50,8 @@ inline kernels::Sequences sequences_of(const SequenceLayout& layout) {
 }
 
 inline kernels::DropoutMask mask_of(const RowCoordinates& rows, const DropoutOptions& options) {
+  ensure(rows.sample.is_contiguous() && rows.position.is_contiguous(),
+         "dropout: coordinates must be contiguous");
   return {static_cast<float>(options.rate), options.stream, rows.sample.data<std::int64_t>(),
           rows.position.data<std::int32_t>()};
 }

@@ -21,6 +21,7 @@ AdamW::AdamW(ParameterStore& store, const OptimizerConfig& config)
       config_(config),
       m_(zeros(store.values().shape(), store.dtype(), store.device())),
       v_(zeros(store.values().shape(), store.dtype(), store.device())) {
+  ensure(store.values().defined(), "AdamW: the parameters must be flattened first");
   std::int64_t first = 0;
   const auto& parameters = store.parameters();
   for (auto parameter = parameters.rbegin(); parameter != parameters.rend();

@@ -38,6 +38,8 @@ TEST(SequenceLayout, mistakes_are_named) {
   EXPECT_TRUE(mentions(error({0, 3, 2}, {0, 1}), "offsets must not fall, got 3 before 2"));
   EXPECT_TRUE(mentions(error({0, 1, 2}, {0, 4}), "positions must lie in [0, 4), got 4"));
   EXPECT_TRUE(mentions(error({0, 1, 2}, {-1, 0}), "got -1"));
+  EXPECT_TRUE(mentions(error({0, 2, 2}, {1, 0}), "positions must rise inside a sequence, got 1 before 0"));
+  EXPECT_TRUE(mentions(error({0, 2, 2}, {1, 1}), "positions must rise"));
 }
 
 }  // namespace

@@ -88,6 +88,9 @@ TEST(Tensor, mistakes_are_named) {
                        "asked for float64 elements of a float32 tensor"));
   EXPECT_TRUE(mentions(thrown_error([&] { x.reshaped({5}); }), "reshape: [2, 3] has 6 elements, [5] needs 5"));
   EXPECT_TRUE(mentions(thrown_error([&] { x.permuted(swapped).reshaped({6}); }), "is not contiguous"));
+  constexpr std::int64_t huge = std::int64_t{1} << 32;
+  EXPECT_TRUE(mentions(thrown_error([&] { empty({huge, huge}, DType::float32); }), "too many elements"));
+  EXPECT_TRUE(mentions(thrown_error([&] { empty({huge, huge / 4}, DType::float64); }), "no memory holds"));
   EXPECT_TRUE(mentions(thrown_error([&] { x.narrowed(2, 0, 1); }), "narrow: "));
   EXPECT_TRUE(mentions(thrown_error([&] { x.narrowed(0, -1, 1); }), "narrow: "));
   EXPECT_TRUE(

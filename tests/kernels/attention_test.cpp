@@ -274,6 +274,7 @@ TEST(AttentionDropoutTest, rate_is_kept_to_a_part_in_65536) {
   EXPECT_EQ(kernels::dropout_threshold(0.0f), 0u);
   EXPECT_EQ(kernels::dropout_threshold(0.1f), 6554u);
   EXPECT_EQ(kernels::dropout_threshold(0.5f), 32768u);
+  EXPECT_EQ(kernels::dropout_threshold(0.9999999f), 65535u);
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include <limits>
 #include <numbers>
 
 #include "support/op_case.h"
@@ -75,7 +76,9 @@ TEST(Elementwise, extreme_arguments_stay_right) {
     EXPECT_EQ(g[0], 0);
     EXPECT_EQ(g[5], 1e4);
     EXPECT_LT(e[1], 1e-37);
+    EXPECT_EQ(e[0], 0);
     EXPECT_EQ(e[3], 1);
+    EXPECT_EQ(e[5], std::numeric_limits<double>::infinity());
     EXPECT_NEAR(e[4] / std::exp(80.0), 1, 1e-5);
   }
 }

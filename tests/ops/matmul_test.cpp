@@ -1,3 +1,4 @@
+#include <cmath>
 #include <numbers>
 
 #include "support/op_case.h"
@@ -121,6 +122,34 @@ TEST(Linear, with_and_without_bias_and_activation) {
              .reduction_length = shape.count() + outputs,
              .is_empty = shape.count() == 0});
   check(cases);
+}
+
+TEST(Linear, input_and_bias_may_be_one_tensor) {
+  check({{.name = "linear x w^T + x",
+          .inputs = {normal_array({4}, 3), normal_array({4, 4}, 4)},
+          .function = one_result([](auto x) {
+            const Tensor y = affine(x[0], 1);
+            return linear(y, x[1], y);
+          }),
+          .reference = one_array([](const Arrays& x) {
+            return linear_reference({x[0], x[1], x[0]}, ActivationKind::none);
+          }),
+          .reduction_length = 5}});
+}
+
+TEST(Linear, bias_may_be_a_strided_view) {
+  const Tensor table = from_vector(std::vector<double>{1, 2, 3, 4, 5, 6}, {3, 2});
+  const Tensor x = zeros({1, 1}, DType::float64), weight = zeros({3, 1}, DType::float64);
+  const Tensor y = linear(x, weight, reshape(slice(transpose(table, 0, 1), 0, 1, 1), {3}));
+  EXPECT_EQ(y.to_vector<double>(), (std::vector<double>{2, 4, 6}));
+  EXPECT_EQ(linear(x, weight, unstack(table, 1)[1]).to_vector<double>(), (std::vector<double>{2, 4, 6}));
+}
+
+TEST(Linear, relu_lets_a_nan_pass) {
+  const Tensor x = full({1, 1}, std::nan(""), DType::float32), weight = full({2, 1}, 1, DType::float32);
+  for (const float y : linear(x, weight, {}, ActivationKind::relu).to_vector<float>())
+    EXPECT_TRUE(std::isnan(y));
+  EXPECT_TRUE(std::isnan(relu(x).item()));
 }
 
 TEST(Linear, input_and_weight_may_be_one_tensor) {

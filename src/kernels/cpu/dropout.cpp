@@ -6,13 +6,13 @@
 namespace tern::kernels {
 
 template <class T, Isa isa>
-void dropout(Cpu<isa>&, Rows<const T> x, const DropoutMask& mask, const T* residual, T* y) {
+void dropout(Cpu<isa>&, Rows<const T> x, const DropoutMask& mask, T* y) {
   parallel_for(x.rows, 64, [&](std::int64_t r) {
-    dropout_row<isa>(mask, r, x.width, x.row(r), residual ? residual + r * x.width : nullptr, y + r * x.width);
+    dropout_row<isa>(mask, r, x.width, x.row(r), static_cast<const T*>(nullptr), y + r * x.width);
   });
 }
 
-template void dropout<float>(Cpu<TERN_ISA>&, Rows<const float>, const DropoutMask&, const float*, float*);
-template void dropout<double>(Cpu<TERN_ISA>&, Rows<const double>, const DropoutMask&, const double*, double*);
+template void dropout<float>(Cpu<TERN_ISA>&, Rows<const float>, const DropoutMask&, float*);
+template void dropout<double>(Cpu<TERN_ISA>&, Rows<const double>, const DropoutMask&, double*);
 
 }  // namespace tern::kernels

@@ -23,11 +23,13 @@ void with_unary(Unary op, const Body& body) {
   const auto one = T(1);
   switch (op) {
     case Unary::relu:
-      return body([](T x) { return x > 0 ? x : T(0); }, [](T x) { return x > 0 ? T(1) : T(0); });
+      // a NaN must pass, or it would vanish before anybody sees it
+      return body([](T x) { return x <= 0 ? T(0) : x; }, [](T x) { return x <= 0 ? T(0) : T(1); });
     case Unary::gelu:
       return body([](T x) { return gelu(x); }, [](T x) { return gelu_slope(x); });
     case Unary::exp:
-      return body([](T x) { return exponential(x); }, [](T x) { return exponential(x); });
+      // not the fast form, which saturates and would hide an overflow
+      return body([](T x) { return std::exp(x); }, [](T x) { return std::exp(x); });
     case Unary::log:
       return body([](T x) { return std::log(x); }, [one](T x) { return one / x; });
     case Unary::sqrt:

@@ -9,7 +9,8 @@
 namespace tern::kernels {
 namespace {
 
-/// e^x: 2^round(x / ln 2) times a polynomial of degree 6 on the rest (relative error below 2e-7).
+/// e^x: 2^round(x / ln 2) times a polynomial of degree 6 on the rest (relative error below 2e-7). x below
+/// -87 counts as -87, x above 88 as 88; NaN stays.
 [[gnu::always_inline]] inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   const float shifted = x * 1.44269504089f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer in the low bits

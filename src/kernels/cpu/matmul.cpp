@@ -24,7 +24,7 @@ void add_bias_and_activate(Activation activation, std::int64_t rows, std::int64_
     if (before != nullptr)
       for (std::int64_t i = 0; i < width; ++i) before[r * width + i] = row[i];
     if (activation == Activation::relu)
-      for (std::int64_t i = 0; i < width; ++i) row[i] = row[i] > 0 ? row[i] : T(0);
+      for (std::int64_t i = 0; i < width; ++i) row[i] = row[i] <= 0 ? T(0) : row[i];  // NaN passes
     if (activation == Activation::gelu)
       for (std::int64_t i = 0; i < width; ++i) row[i] = gelu(row[i]);
   }
@@ -34,7 +34,7 @@ void add_bias_and_activate(Activation activation, std::int64_t rows, std::int64_
 template <class T>
 void activation_backward(Activation activation, std::int64_t count, const T* saved, const T* dy, T* d) {
   if (activation == Activation::relu)
-    for (std::int64_t i = 0; i < count; ++i) d[i] = saved[i] > 0 ? dy[i] : T(0);
+    for (std::int64_t i = 0; i < count; ++i) d[i] = saved[i] <= 0 ? T(0) : dy[i];
   else
     for (std::int64_t i = 0; i < count; ++i) d[i] = dy[i] * gelu_slope(saved[i]);
 }
@@ -79,10 +79,10 @@ template <class T, Isa isa>
 void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t outputs, Activation activation,
                      const T* saved, const T* dy, T* dx, bool accumulate_dx, T* dweight, T* dbias) {
   const std::int64_t chunks = blocks_of(x.rows, sum_chunk), parameters = outputs * x.width;
-  const Buffer<T> partial_weight(dweight ? chunks * parameters : 0),
-      partial_bias(dbias ? chunks * outputs : 0);
+  const Buffer<T> partial_weight(dweight ? chunks * parameters : 0), partial_bias(dbias ? chunks * outputs : 0),
+      slopes(activation == Activation::none ? 0 : chunks * row_block * outputs);
   parallel_for(chunks, 1, [&](std::int64_t chunk) {
-    const Buffer<T> block_d(activation == Activation::none ? 0 : row_block * outputs);
+    T* block_d = slopes.data() + chunk * row_block * outputs;
     T* chunk_weight = partial_weight.data() + chunk * parameters;
     T* chunk_bias = partial_bias.data() + chunk * outputs;
     if (dbias != nullptr) std::fill(chunk_bias, chunk_bias + outputs, T(0));
@@ -91,8 +91,8 @@ void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t o
       const std::int64_t rows = std::min(row_block, end - first);
       const T* d = dy + first * outputs;
       if (activation != Activation::none) {
-        activation_backward(activation, rows * outputs, saved + first * outputs, d, block_d.data());
-        d = block_d.data();
+        activation_backward(activation, rows * outputs, saved + first * outputs, d, block_d);
+        d = block_d;
       }
       if (dx != nullptr)
         blas::gemm(Transpose::no, Transpose::no, rows, x.width, outputs, T(1), d, outputs, weight, x.width,
