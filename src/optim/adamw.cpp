@@ -11,7 +11,7 @@ void OptimizerConfig::fields(Fields& f) {
   f("learning_rate", learning_rate, "peak learning rate", positive());
   f("beta1", beta1, "decay of the first moment, unless the schedule cycles it", at_least(0) && below(1));
   f("beta2", beta2, "decay of the second moment", at_least(0) && below(1));
-  f("epsilon", epsilon, "added to the root of the second moment", positive());
+  f("epsilon", epsilon, "added to the root of the second moment", at_least(1e-30));
   f("weight_decay", weight_decay, "decoupled decay of matrices and tables", at_least(0));
   f("clip_norm", clip_norm, "largest norm of the mean gradient; 0 means no clipping", at_least(0));
 }

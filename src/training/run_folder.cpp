@@ -9,6 +9,7 @@
 #include "io/atomic_file.h"
 #include "tern/build_info.h"
 #include "tern/logging.h"
+#include "tern/memory.h"
 
 namespace tern {
 namespace {
@@ -98,6 +99,13 @@ io::Json environment_json() {
           {"threads", threads()},
           {"cores", static_cast<std::int64_t>(sysconf(_SC_NPROCESSORS_ONLN))},
           {"blas", blas::description()}};
+}
+
+io::Json memory_json() {
+  io::Json modules = io::Json::object();
+  for (const MemoryOwner& owner : memory_by_owner())
+    modules[owner.path.empty() ? "outside modules" : owner.path] = owner.peak_bytes;
+  return {{"peak_bytes", memory_statistics().peak_bytes}, {"peak_bytes_by_module", modules}};
 }
 
 }  // namespace tern

@@ -40,5 +40,7 @@ class RunFolder {
 
 /// Versions, processor, libraries and build of this process.
 io::Json environment_json();
+/// Peak bytes of all tensors, and of the tensors that each module allocated.
+io::Json memory_json();
 
 }  // namespace tern

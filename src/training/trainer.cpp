@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "core/accumulate.h"
 #include "data/loader.h"
 #include "io/atomic_file.h"
 #include "tern/logging.h"
@@ -124,8 +125,7 @@ void Trainer::State::forget_lost_best() {
 
 StepTotals Trainer::State::accumulate() {
   StepTotals totals;
-  std::memset(experiment.store.gradients().address(), 0,
-              static_cast<std::size_t>(experiment.store.count()) * size_of(experiment.store.dtype()));
+  clear(experiment.store.gradients());
   for (std::int64_t part = 0; part < training().accumulate; ++part) {
     const data::Batch batch = loader.next();
     const DeviceBatch x = to_device(batch);
@@ -303,7 +303,7 @@ RunResult Trainer::State::finish() {
                                     {"test_drop_last", score_json(result.test.drop_last)},
                                     {"test_majority_accuracy", result.test_majority},
                                     {"seconds", seconds_before + seconds_since(started)},
-                                    {"peak_tensor_bytes", memory_statistics().peak_bytes},
+                                    {"memory", memory_json()},
                                     {"fingerprint", result.fingerprint},
                                     {"environment", environment_json()}});
   return result;

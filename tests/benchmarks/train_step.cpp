@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 
 #include <CLI/CLI.hpp>
 
 #include "app/experiment_options.h"
+#include "core/accumulate.h"
 #include "data/loader.h"
 #include "tern/memory.h"
 #include "tern/ops.h"
@@ -54,8 +54,7 @@ data::Batch random_batch(const Experiment& experiment, std::int64_t length) {
 }
 
 void run_step(Experiment& experiment, const data::Batch& batch) {
-  std::memset(experiment.store.gradients().address(), 0,
-              static_cast<std::size_t>(experiment.store.count()) * size_of(experiment.store.dtype()));
+  clear(experiment.store.gradients());
   const DeviceBatch x = to_device(batch);
   const Tensor loss = cross_entropy(experiment.model(x.tokens, x.layout, true), x.labels);
   backward(loss);

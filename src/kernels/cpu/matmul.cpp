@@ -10,9 +10,15 @@ namespace tern::kernels {
 namespace {
 
 constexpr std::int64_t row_block = 256;   ///< rows of a product that one task computes
-constexpr std::int64_t sum_chunk = 4096;  ///< terms of a long inner sum that one task adds up
+constexpr std::int64_t most_chunks = 16;  ///< partial sums of a weight's gradient
 
 std::int64_t blocks_of(std::int64_t count, std::int64_t block) { return (count + block - 1) / block; }
+
+/// Rows that one task sums up, whole blocks: a function of the shape alone, so that thread counts change no
+/// bits.
+std::int64_t chunk_rows(std::int64_t rows) {
+  return std::max<std::int64_t>(1, blocks_of(blocks_of(rows, row_block), most_chunks)) * row_block;
+}
 
 template <class T>
 void add_bias_and_activate(Activation activation, std::int64_t rows, std::int64_t width, const T* bias,
@@ -78,7 +84,8 @@ void linear_forward(Cpu<isa>&, Rows<const T> x, const T* weight, const T* bias, 
 template <class T, Isa isa>
 void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t outputs, Activation activation,
                      const T* saved, const T* dy, T* dx, bool accumulate_dx, T* dweight, T* dbias) {
-  const std::int64_t chunks = blocks_of(x.rows, sum_chunk), parameters = outputs * x.width;
+  const std::int64_t chunk_size = chunk_rows(x.rows);
+  const std::int64_t chunks = blocks_of(x.rows, chunk_size), parameters = outputs * x.width;
   const Buffer<T> partial_weight(dweight ? chunks * parameters : 0), partial_bias(dbias ? chunks * outputs : 0),
       slopes(activation == Activation::none ? 0 : chunks * row_block * outputs);
   parallel_for(chunks, 1, [&](std::int64_t chunk) {
@@ -86,8 +93,8 @@ void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t o
     T* chunk_weight = partial_weight.data() + chunk * parameters;
     T* chunk_bias = partial_bias.data() + chunk * outputs;
     if (dbias != nullptr) std::fill(chunk_bias, chunk_bias + outputs, T(0));
-    const std::int64_t end = std::min(x.rows, (chunk + 1) * sum_chunk);
-    for (std::int64_t first = chunk * sum_chunk; first < end; first += row_block) {
+    const std::int64_t end = std::min(x.rows, (chunk + 1) * chunk_size);
+    for (std::int64_t first = chunk * chunk_size; first < end; first += row_block) {
       const std::int64_t rows = std::min(row_block, end - first);
       const T* d = dy + first * outputs;
       if (activation != Activation::none) {
@@ -99,7 +106,7 @@ void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t o
                    accumulate_dx ? T(1) : T(0), dx + first * x.width, x.width);
       if (dweight != nullptr)
         blas::gemm(Transpose::yes, Transpose::no, outputs, x.width, rows, T(1), d, outputs, x.row(first),
-                   x.stride, first == chunk * sum_chunk ? T(0) : T(1), chunk_weight, x.width);
+                   x.stride, first == chunk * chunk_size ? T(0) : T(1), chunk_weight, x.width);
       if (dbias != nullptr) add_rows(d, rows, outputs, chunk_bias);
     }
   });
