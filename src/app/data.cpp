@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "app/commands.h"
+#include "app/experiment_options.h"
 #include "app/output.h"
 #include "data/record_file.h"
 #include "io/json.h"
@@ -175,11 +176,13 @@ void add_prepare(CLI::App& data) {
       "--min-length 8 --max-length 64 --train 10000");
   auto options = std::make_shared<PrepareOptions>();
   const auto add = [&](const char* flag, auto& value, const char* meaning) {
-    listops->add_option(flag, value, meaning)->capture_default_str();
+    return listops->add_option(flag, value, meaning)->capture_default_str();
   };
-  add("--out", options->out, "folder for train.records, dev.records and test.records");
-  add("--seed", options->listops.seed, "seed of the generator");
-  add("--train", options->listops.train, "training records");
+  add("--out", options->out, "folder for train.records, dev.records and test.records")
+      ->check([](const std::string& text) { return text.empty() ? "must name a folder" : std::string(); });
+  add("--seed", options->listops.seed, "seed of the generator")->check(check_seed);
+  add("--train", options->listops.train, "training records")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{100'000'000}));
   add("--dev", options->listops.dev, "development records");
   add("--test", options->listops.test, "test records");
   add("--min-length", options->listops.min_length, "fewest tokens of a record");

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "app/commands.h"
+#include "app/experiment_options.h"
 #include "app/output.h"
 #include "app/run_files.h"
 #include "data/record_file.h"
@@ -127,7 +128,8 @@ void add_evaluate_command(CLI::App& app) {
       ->check(CLI::IsMember({"dev", "test"}))
       ->capture_default_str();
   command->add_option("--records", options->records, "another record file, in place of --split");
-  command->add_option("--seed", options->seed, "seed of the draws of sampled attention (default: the run's)");
+  command->add_option("--seed", options->seed, "seed of the draws of sampled attention (default: the run's)")
+      ->check(check_seed);
   command
       ->add_option("--hash-draws", options->hash_draws,
                    "evaluations with fresh draws: mean and standard deviation")

@@ -24,6 +24,13 @@ inline void add_experiment_options(CLI::App& command, ExperimentOptions& options
       ->allow_extra_args(false);
 }
 
+/// For seeds on the command line: the parser would wrap "-1" and cut what does not fit into 64 bits.
+inline std::string check_seed(const std::string& text) {
+  const bool is_number = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  return is_number && text.size() <= 19 ? ""
+                                        : "a seed must be a number of at most 19 digits, got \"" + text + "\"";
+}
+
 inline ExperimentConfig load_experiment(const ExperimentOptions& options) {
   ExperimentConfig config;
   config::load(config, options.file, options.overrides);

@@ -19,8 +19,8 @@ static_assert(std::endian::native == std::endian::little, "record files are litt
 [[noreturn]] void damaged(const std::filesystem::path& path, std::string_view section,
                           std::string_view reason) {
   throw_error(ExitCode::bad_data,
-              "{}: the {} section is damaged: {}; make the file again with `tern data prepare`", path, section,
-              reason);
+              "{}: the {} section is damaged: {}; make the file again with `tern data prepare ... --force`",
+              path, section, reason);
 }
 
 template <class T>

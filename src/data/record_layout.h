@@ -17,7 +17,7 @@ struct RecordHeader;
 inline constexpr std::array<char, 8> record_magic{'t', 'e', 'r', 'n', 'r', 'e', 'c', 's'};
 inline constexpr std::uint32_t record_version = 1;
 inline constexpr std::uint32_t record_header_cap = std::uint32_t{1} << 20;
-inline constexpr std::string_view prepare_again = "make the file again with `tern data prepare`";
+inline constexpr std::string_view prepare_again = "make the file again with `tern data prepare ... --force`";
 
 /// The first bytes of a file.
 struct FrontStart {

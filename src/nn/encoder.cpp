@@ -7,11 +7,11 @@
 namespace tern {
 
 void ModelConfig::fields(Fields& f) {
-  f("width", width, "columns of every token's row", at_least(1));
-  f("heads", heads, "attention heads; must divide width", at_least(1));
-  f("hidden_width", hidden_width, "columns inside the feed-forward block", at_least(1));
+  f("width", width, "columns of every token's row", between(1, 65536));
+  f("heads", heads, "attention heads; must divide width", between(1, 65535));
+  f("hidden_width", hidden_width, "columns inside the feed-forward block", between(1, 1 << 20));
   f("layers", layers, "encoder layers", between(1, 1000));
-  f("head_width", head_width, "hidden columns of the classifier", at_least(1));
+  f("head_width", head_width, "hidden columns of the classifier", between(1, 1 << 20));
   f("dropout", dropout, "dropout rate of embeddings and blocks", at_least(0) && below(1));
   f("norm", norm, "layer norm before each block (LRA) or after each sum (BERT)");
   f("positions", positions, "learned table, or fixed sinusoids");

@@ -13,10 +13,10 @@ struct ListopsConfig {
   std::int64_t vocabulary = 32;
   void fields(Fields& f) {
     f("data", data, "folder with train.records, dev.records and test.records", not_empty()).changeable();
-    f("max_length", max_length, "places kept of each sequence", at_least(1));
+    f("max_length", max_length, "places kept of each sequence", between(1, 1 << 24));
     f("padded_length", padded_length,
-      "published padded length: rows of the position table, divisor of padded_mean", at_least(1));
-    f("vocabulary", vocabulary, "rows of the token table", at_least(listops_vocabulary));
+      "published padded length: rows of the position table, divisor of padded_mean", between(1, 1 << 24));
+    f("vocabulary", vocabulary, "rows of the token table", between(listops_vocabulary, 1 << 24));
     f.require(padded_length >= max_length, "padded_length", "must be at least task.max_length");
   }
 };

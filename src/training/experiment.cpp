@@ -28,7 +28,7 @@ void RunConfig::fields(Fields& f) {
 
 void TrainingConfig::fields(Fields& f) {
   f("steps", steps, "updates", between(1, 4e9)).changeable();
-  f("batch_size", batch_size, "examples of one update", at_least(1));
+  f("batch_size", batch_size, "examples of one update", between(1, 1 << 20));
   f("accumulate", accumulate, "parts that a batch is computed in, to save memory; must divide batch_size",
     at_least(1));
   f("evaluate_every", evaluate_every, "updates between evaluations on dev", at_least(1));

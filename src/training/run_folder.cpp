@@ -35,6 +35,7 @@ void check_configuration(const fs::path& file, const ExperimentConfig& config) {
 
 RunFolder::RunFolder(const fs::path& path, const ExperimentConfig& config) : path_(path) {
   io::make_directory(path_);
+  lock_.emplace(path_);
   io::make_directory(checkpoints());
   io::remove_temporaries(path_);
   // Without a checkpoint there is nothing to continue, and so nothing that another configuration could spoil.

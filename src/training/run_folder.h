@@ -4,8 +4,10 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "io/file_system.h"
+#include "io/folder_lock.h"
 #include "io/json.h"
 #include "tern/experiment.h"
 
@@ -34,6 +36,7 @@ class RunFolder {
 
  private:
   std::filesystem::path path_;
+  std::optional<io::FolderLock> lock_;
   std::unique_ptr<io::OutputFile> metrics_;
   bool is_cut_ = false;  ///< whether the last row may be half written
 };

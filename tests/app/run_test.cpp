@@ -132,9 +132,9 @@ TEST(Run, TooLittleMemoryIsAnError) {
   setenv("ASAN_OPTIONS", "allocator_may_return_null=1", 1);
   setenv("TSAN_OPTIONS", "allocator_may_return_null=1", 1);
   const TemporaryFolder folder;
-  const Outcome outcome =
-      tern_process("describe '" + config_file("lra/listops.yaml") + "' --set task.vocabulary=1000000000000000",
-                   folder.path());
+  const Outcome outcome = tern_process("describe '" + config_file("lra/listops.yaml") +
+                                           "' --set task.vocabulary=16777216 --set model.width=65536",
+                                       folder.path());
   EXPECT_EQ(outcome.code, code_of(ExitCode::failed)) << outcome.out;
   EXPECT_TRUE(holds(outcome.out, "memory"));
 }

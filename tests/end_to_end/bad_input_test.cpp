@@ -152,8 +152,8 @@ TEST_F(BadInputTest, divergence_skips_names_the_batches_and_ends) {
       config({"optimizer.learning_rate=1e30", "training.steps=500", "training.checkpoint_every=1",
               "training.evaluate_every=500", "training.log_samples=true"}));
   const auto communicator = solo_communicator();
-  Trainer trainer(experiment, *communicator, {run, ResumeMode::newest, {}});
-  const Error error = thrown_error([&] { trainer.run(); });
+  auto trainer = std::make_unique<Trainer>(experiment, *communicator, RunOptions{run, ResumeMode::newest, {}});
+  const Error error = thrown_error([&] { trainer->run(); });
   EXPECT_EQ(error.code(), ExitCode::diverged);
   EXPECT_TRUE(mentions(error, "10 times in a row")) << error.what();
   for (const Tensor& block :
@@ -178,6 +178,8 @@ TEST_F(BadInputTest, divergence_skips_names_the_batches_and_ends) {
     EXPECT_EQ(anomaly["samples"].size(), 16u);
   }
   EXPECT_GE(anomalies, 10);
+  EXPECT_EQ(error_of(experiment.config).code(), ExitCode::cannot_create) << "the folder has one writer";
+  trainer.reset();
   // Asked again, it diverges again: it does not begin anew, nor go on from nothing.
   EXPECT_EQ(error_of(experiment.config).code(), ExitCode::diverged);
 }
