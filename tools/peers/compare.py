@@ -68,16 +68,14 @@ def run(options):
             ours + CASES[name] + ["--records", options.records, "--repetitions", "20"], options.processors
         )
         rows[name + ", real lengths"] = real[0]
-    without = ["--set", "model.dropout=0", "--set", "model.attention.dropout=0", "--repetitions", "5"]
-    rows["softmax, dropout 0"] = output_of(ours + without, options.processors)[0]
     one = ["--set", "training.batch_size=1", "--set", f"task.padded_length={MEMORY_LENGTHS[-1]}"]
     for length in MEMORY_LENGTHS:
         sizes = ["--length", str(length), "--repetitions", "1", "--warm-up", "0"]
         memory += output_of(ours + YOSO + one + sizes, options.processors)
-    for mode, dropout in (("eager", "0.1"), ("compile", "0.1"), ("eager", "0")):
+    for mode in ("eager", "compile"):
         peers += output_of(
             [sys.executable, "tools/peers/train_step.py", "--threads", str(options.threads), "--modes", mode]
-            + ["--dropout", dropout, "--batch", "32", "--length", "2048", "--reps", "5"],
+            + ["--dropout", "0.1", "--batch", "32", "--length", "2048", "--reps", "5"],
             options.processors,
         )
     processor = next(iter(rows.values()))["environment"]["processor"]
@@ -93,8 +91,7 @@ def run(options):
 
 
 def table_of(result):
-    peers = {row["mode"]: row["median_ms"] for row in result["peers"] if row["dropout"] > 0}
-    without = [row["median_ms"] for row in result["peers"] if row["dropout"] == 0]
+    peers = {row["mode"]: row["median_ms"] for row in result["peers"]}
     best = min(peers.values())
     lines = [
         "| a step of 32 sequences, float32, dropout 0.1 | n = 2,048, full | ListOps lengths (501-1,999) |",
@@ -115,10 +112,6 @@ def table_of(result):
     lines.append(
         f"Medians, both sides in one run, PyTorch {version}; in parentheses the speed relative to the faster "
         f"PyTorch mode. Device: {result['device']}. Commit {result['commit'][:12]}."
-    )
-    lines.append(
-        f"With dropout 0, where PyTorch's fused CPU kernel applies: tern, exact softmax, "
-        f"{result['rows']['softmax, dropout 0']['median_ms']:,.0f} ms; PyTorch eager {min(without):,.0f} ms."
     )
     lines.append("")
     lines.append(
