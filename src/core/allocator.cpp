@@ -9,6 +9,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include <unistd.h>
+
 #include "tern/error.h"
 #include "tern/memory.h"
 
@@ -65,7 +67,16 @@ Accounts& accounts() {
 }
 thread_local int current_owner = 0;
 
+/// Systems hand out more memory than there is and end the process when it is touched: ask for no more than
+/// there is.
+std::int64_t physical_memory() {
+  static const std::int64_t bytes = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  return bytes;
+}
+
+/// Null when memory runs out.
 std::byte* take_host_block(Accounts& books, std::size_t bytes) {
+  if (static_cast<std::int64_t>(bytes) > physical_memory() - books.total.live_bytes) return nullptr;
   if (std::byte* block = books.take_kept(bytes)) return block;
   if (void* block = std::aligned_alloc(alignment, bytes)) return static_cast<std::byte*>(block);
   books.release_kept();

@@ -86,7 +86,7 @@ template <class T, Isa isa>
 template <class T, Isa isa>
 [[gnu::always_inline]] inline Vector<T, isa> power_of_two(Vector<T, isa> x) {
   if constexpr (std::is_same_v<T, float>) {
-    using Integers = typename Simd<T, isa>::Integers;
+    using Words = Vector<std::uint32_t, isa>;  // a diverged run's values may wrap around
     const auto constant = [](float value) { return broadcast<T, isa>(value); };
     x = larger<T, isa>(constant(-126.0f), x);
     const Vector<T, isa> shifted = x + 0x1.8p23f;  // the integer part moves to the lowest mantissa bits
@@ -97,8 +97,8 @@ template <class T, Isa isa>
     p = p * f + 2.4022119724e-1f;
     p = p * f + 6.9314696706e-1f;
     p = p * f + 1.0000000717f;
-    return reinterpret_cast<Vector<T, isa>>(reinterpret_cast<Integers>(p) +
-                                            (reinterpret_cast<Integers>(shifted) << 23));
+    return reinterpret_cast<Vector<T, isa>>(reinterpret_cast<Words>(p) +
+                                            (reinterpret_cast<Words>(shifted) << 23));
   } else {
     for (int lane = 0; lane < Simd<T, isa>::lanes; ++lane) x[lane] = std::exp2(x[lane]);
     return x;
