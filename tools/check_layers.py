@@ -18,7 +18,7 @@ ORDER = [
 ]  # fmt: skip
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}
 HEADERS = {
-    "base": "bernoulli build_info device error logging random",
+    "base": "bernoulli build_info device error logging random step_state",
     "config": "config config_slot",
     "core": "autograd memory sequence_layout tensor",
     "ops": "ops",
@@ -39,7 +39,10 @@ OWNERS = {
     "omp.h": {"base"},
     "cblas.h": {"base"},
     "gtest/": set(),
-    "cuda": {"core", "kernels", "comm"},
+    "cuda": {"base", "kernels", "comm"},
+    "cublas": {"base", "kernels"},
+    "cub/": {"kernels"},
+    "nvtx": {"base"},
     "nccl": {"comm"},
     "mpi.h": {"comm"},
 }

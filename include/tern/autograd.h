@@ -17,11 +17,12 @@ class GradientSink {
   virtual ~GradientSink() = default;
   /// Whether anybody needs the gradient of input `index`.
   virtual bool wants(int index) const = 0;
-  /// Contributes `gradient` (shape and type of the input; any strides; may alias another tensor). Ignored if
-  /// unwanted.
+  /// Contributes `gradient` (shape of the input, its type or accumulate_type() of it; any strides; may alias
+  /// another tensor). Ignored if unwanted.
   virtual void add(int index, const Tensor& gradient) = 0;
   /// Lets a kernel write the contribution itself: write(target, accumulate) must add to `target` if
-  /// `accumulate`, else overwrite it. `target` is contiguous. Not called if unwanted. A target that is kept and
+  /// `accumulate`, else overwrite it. `target` is contiguous and of accumulate_type() of the input: meant for
+  /// parameters, whose gradients are summed in float32. Not called if unwanted. A target that is kept and
   /// written later must not belong to two inputs of the node.
   virtual void write(int index, const std::function<void(const Tensor& target, bool accumulate)>& write) = 0;
 };
@@ -53,8 +54,8 @@ class NoGradientScope {
   bool outer_;
 };
 
-/// Makes `value` a leaf: backward() accumulates its gradient into `gradient` (same shape, contiguous), which
-/// the caller owns and clears. Returns the tensor to compute with.
+/// Makes `value` a leaf: backward() accumulates its gradient into `gradient` (same shape, accumulate_type(),
+/// contiguous), which the caller owns and clears. Returns the tensor to compute with.
 Tensor leaf(const Tensor& value, const Tensor& gradient);
 /// A leaf with a gradient of its own, filled with zeros.
 Tensor leaf(const Tensor& value);

@@ -1,6 +1,6 @@
 // Checkpoints: a folder step-NNNNNNNN with model.safetensors, optimizer.safetensors and state.json, complete if
 // and only if it holds a MANIFEST.json that names every file with its size and XXH3-128; the manifest is
-// written last.
+// written last. Tensors are the master values: every device and precision reads what another one wrote.
 #pragma once
 
 #include <filesystem>
@@ -30,6 +30,7 @@ struct CheckpointStatus {
 };
 
 /// Hash of all parameters, moments, the number of updates and the position: equal runs have equal fingerprints.
+/// Waits for the device.
 std::string fingerprint(const Experiment& experiment, const Progress& progress);
 
 /// Writes step-<progress.step> into `folder` and returns its path: into a temporary folder, synced, manifest

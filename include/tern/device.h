@@ -1,6 +1,7 @@
 // Devices, number types and the CPU instruction sets that kernels are compiled for.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
@@ -17,7 +18,7 @@ struct Device {
 };
 std::ostream& operator<<(std::ostream& out, Device device);
 
-/// Storage types. Arithmetic kernels exist for float32 and float64 on the CPU (bfloat16 joins them on CUDA).
+/// Storage types. Arithmetic kernels exist for float32 and float64, on CUDA for bfloat16 too.
 enum class DType : std::uint8_t { float32, float64, bfloat16, uint8, uint16, int32, int64 };
 std::string_view name(DType dtype);
 std::size_t size_of(DType dtype);
@@ -32,6 +33,20 @@ struct bfloat16 {
 bfloat16 to_bfloat16(float value);
 float to_float(bfloat16 value);
 
+/// Type of sums, statistics, losses and parameter gradients of data stored as T (docs/numerics.md).
+template <class T>
+struct AccumulateOf {
+  using type = T;
+};
+template <>
+struct AccumulateOf<bfloat16> {
+  using type = float;
+};
+template <class T>
+using Accumulate = typename AccumulateOf<T>::type;
+/// The same for number types known at run time.
+constexpr DType accumulate_type(DType dtype) { return dtype == DType::bfloat16 ? DType::float32 : dtype; }
+
 /// x86-64 micro-architecture levels: SSE4.2, AVX2 + FMA, AVX-512.
 enum class Isa : std::uint8_t { v2, v3, v4 };
 std::string_view name(Isa isa);
@@ -43,8 +58,22 @@ Isa cpu_isa();
 /// Execution context of CPU kernels. Each kernel is compiled once for each level.
 template <Isa isa>
 struct Cpu {};
-/// Execution context of CUDA kernels: stream and library handles.
+/// Execution context of CUDA kernels: stream and library handles (base/cuda.h).
 struct Cuda;
+
+/// GPUs that this program can use: 0 for a build without CUDA, or where there is no driver or device.
+int cuda_devices();
+/// The GPU's name, or why there is none.
+std::string cuda_description();
+/// Waits for all work on `device` and reports what went wrong in it; returns at once on the CPU.
+void synchronize(Device device);
+
+struct CudaOptions {
+  bool deterministic = false;  ///< no atomic additions of floating numbers: equal bits on equal devices
+  bool tf32 = false;           ///< float32 products on tensor cores, operands rounded to 10 bits
+};
+/// Holds for all kernels launched from now on.
+void set_cuda_options(CudaOptions options);
 
 /// Threads that parallel_for uses; `count` 0 means one for each core this process may run on.
 void set_threads(int count);

@@ -7,13 +7,25 @@
 
 namespace tern {
 
-enum class RunDevice { cpu };
-constexpr auto enum_names(RunDevice) { return std::array{EnumName{RunDevice::cpu, "cpu"}}; }
+enum class RunDevice { automatic, cpu, cuda };
+constexpr auto enum_names(RunDevice) {
+  return std::array{EnumName{RunDevice::automatic, "auto"}, EnumName{RunDevice::cpu, "cpu"},
+                    EnumName{RunDevice::cuda, "cuda"}};
+}
+
+enum class RunPrecision { automatic, float32, tf32, bfloat16 };
+constexpr auto enum_names(RunPrecision) {
+  return std::array{EnumName{RunPrecision::automatic, "auto"}, EnumName{RunPrecision::float32, "float32"},
+                    EnumName{RunPrecision::tf32, "tf32"}, EnumName{RunPrecision::bfloat16, "bfloat16"}};
+}
 
 struct RunConfig {
   std::uint64_t seed = 0;
   std::int64_t threads = 0;
-  RunDevice device = RunDevice::cpu;
+  RunDevice device = RunDevice::automatic;
+  RunPrecision precision = RunPrecision::automatic;
+  bool deterministic = false;
+  bool graphs = true;
   std::filesystem::path out = "runs";
   std::string name;
   void fields(Fields& f);
@@ -43,16 +55,28 @@ struct ExperimentConfig {
   void fields(Fields& f);
 };
 
+/// The same with device and precision in place of "auto": a GPU and bfloat16 where there is one, else the CPU
+/// and float32. Throws Error(bad_config) for a precision that the device does not have.
+RunConfig resolved(RunConfig config);
+/// Where a resolved configuration computes.
+Device device_of(const RunConfig& config);
+
 /// Task, model and optimizer of one configuration. Address-stable: random streams point into it.
 class Experiment {
  public:
-  explicit Experiment(const ExperimentConfig& config, DType dtype = DType::float32);
+  /// `dtype` replaces the type that run.precision stands for. Sets the options of all CUDA kernels. Throws
+  /// Error(failed) where run.device is cuda and no GPU can be used.
+  explicit Experiment(const ExperimentConfig& config, std::optional<DType> dtype = {});
+  /// On another task than the configured one.
+  Experiment(const ExperimentConfig& config, const Task& task, std::optional<DType> dtype = {});
   Experiment(const Experiment&) = delete;
   Experiment& operator=(const Experiment&) = delete;
 
-  const ExperimentConfig config;
+  Device device() const { return store.device(); }
+
+  const ExperimentConfig config;  ///< with device and precision resolved
   const Task task;
-  StepState state;
+  StepMemory state;
   ParameterStore store;
   Model model;
   AdamW optimizer;

@@ -13,6 +13,8 @@ class Linear {
          ActivationKind activation = ActivationKind::none);
   /// x [..., inputs] -> [..., outputs].
   Tensor operator()(const Tensor& x) const { return linear(x, weight_->value, bias_->value, activation_); }
+  const Tensor& weight() const { return weight_->value; }
+  const Tensor& bias() const { return bias_->value; }
 
  private:
   Parameter *weight_, *bias_;
@@ -23,8 +25,7 @@ class Linear {
 class Embedding {
  public:
   Embedding(const Scope& scope, std::int64_t rows, std::int64_t width);
-  /// ids [count] int32 -> [count, width].
-  Tensor operator()(const Tensor& ids) const { return embedding(ids, weight_->value); }
+  const Tensor& table() const { return weight_->value; }
 
  private:
   Parameter* weight_;

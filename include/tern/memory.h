@@ -23,13 +23,14 @@ struct MemoryOwner {
 /// Owners by descending peak.
 std::vector<MemoryOwner> memory_by_owner();
 
-/// While alive, tensors allocated by this thread are charged to `path`.
-class MemoryScope {
+/// While alive, tensors allocated by this thread are charged to `path`, and GPU profilers show its work under
+/// that name (NVTX).
+class ModuleScope {
  public:
-  explicit MemoryScope(std::string_view path);
-  ~MemoryScope();
-  MemoryScope(const MemoryScope&) = delete;
-  MemoryScope& operator=(const MemoryScope&) = delete;
+  explicit ModuleScope(std::string_view path);
+  ~ModuleScope();
+  ModuleScope(const ModuleScope&) = delete;
+  ModuleScope& operator=(const ModuleScope&) = delete;
 
  private:
   int outer_;

@@ -1,10 +1,11 @@
 // Every differentiable function, grouped: the one page a model author reads.
 //
-// Unless said otherwise: floating inputs are float32 or float64, all of one type; any strides; results are
-// contiguous and new (the layout group gives views where it can; dropout of rate 0, a cast to the same type and
-// contiguous() of a contiguous tensor give their input); every floating input is differentiable; cost is linear
-// in the elements touched; a wrong shape throws Error(failed) that names the op. Nothing is promoted or
-// broadcast silently.
+// Unless said otherwise: floating inputs are float32, float64 or (on CUDA) bfloat16, all of one type and on one
+// device, but for biases, norms' weights, filters and embedding tables, which are float32 beside bfloat16 data
+// (docs/numerics.md); any strides; results are contiguous and new (the layout group gives views where it can;
+// dropout of rate 0, a cast to the same type and contiguous() of a contiguous tensor give their input); every
+// floating input is differentiable; cost is linear in the elements touched; a wrong shape throws Error(failed)
+// that names the op. Nothing is promoted or broadcast silently.
 #pragma once
 
 #include <utility>
@@ -13,6 +14,7 @@
 #include "tern/bernoulli.h"
 #include "tern/random.h"
 #include "tern/sequence_layout.h"
+#include "tern/step_state.h"
 #include "tern/tensor.h"
 
 namespace tern {
@@ -67,6 +69,17 @@ Tensor expand(const Tensor& x, const Shape& shape);
 /// x itself, or a contiguous copy.
 Tensor contiguous(const Tensor& x);
 
+// ---- dropout ----
+
+/// Inverted dropout of one site. The rate is rounded to a multiple of 2^-16 and kept entries scale by its exact
+/// inverse keep rate. Rate 0 is the identity.
+struct DropoutOptions {
+  double rate = 0;
+  RandomStream stream;
+};
+/// x [rows, width]; `rows` gives each row's coordinates in the stream.
+Tensor dropout(const Tensor& x, const RowCoordinates& rows, const DropoutOptions& options);
+
 // ---- products ----
 
 struct MatmulOptions {
@@ -81,6 +94,15 @@ enum class ActivationKind { none, relu, gelu };
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
               ActivationKind activation = ActivationKind::none);
 
+/// Weights of feed_forward: up [hidden, width], down [width, hidden], biases [hidden] and [width].
+struct FeedForwardParameters {
+  Tensor up, up_bias, down, down_bias;
+};
+/// The block linear(dropout(linear(x, up, gelu)), down) on x [rows, width]; one kernel where the widths are
+/// small.
+Tensor feed_forward(const Tensor& x, const FeedForwardParameters& parameters, const RowCoordinates& rows,
+                    const DropoutOptions& options);
+
 // ---- normalization ----
 
 /// Softmax over the last axis, which must not be empty.
@@ -91,16 +113,6 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
 /// x / max(|x|, 1e-12) over the last axis; a row shorter than 1e-12 gets no gradient.
 Tensor unit_rows(const Tensor& x);
 
-// ---- dropout ----
-
-/// Inverted dropout of one site. The rate is rounded to a multiple of 2^-16 and kept entries scale by its exact
-/// inverse keep rate. Rate 0 is the identity.
-struct DropoutOptions {
-  double rate = 0;
-  RandomStream stream;
-};
-/// x [rows, width]; `rows` gives each row's coordinates in the stream.
-Tensor dropout(const Tensor& x, const RowCoordinates& rows, const DropoutOptions& options);
 struct ResidualNorm {
   Tensor total;       ///< x + dropout(branch)
   Tensor normalized;  ///< layer_norm(total)
@@ -112,8 +124,13 @@ ResidualNorm residual_dropout_norm(const Tensor& x, const Tensor& branch, const 
 
 // ---- tokens ----
 
-/// table[ids]: ids [count] int32 in [0, rows), table [rows, width] -> [count, width].
+/// table[ids]: ids [count] int32 in [0, rows), table [rows, width] -> [count, width]. An id outside the table
+/// throws Error(failed): on the CPU here, on CUDA from the next synchronize().
 Tensor embedding(const Tensor& ids, const Tensor& table);
+/// dropout(table[ids] + place_table[layout.position]) of type `dtype` in one pass: the first rows of an
+/// encoder. ids [tokens] as above; table [rows, width], place_table [padded_length or more, width].
+Tensor token_embedding(const Tensor& ids, const Tensor& table, const Tensor& place_table,
+                       const SequenceLayout& layout, const DropoutOptions& options, DType dtype);
 /// Mean of x [tokens, width] over each sequence -> [sequences, width]. `divisor` replaces the number of tokens
 /// where it is not 0. An empty sequence gives zeros.
 Tensor sequence_mean(const Tensor& x, const SequenceLayout& layout, std::int64_t divisor = 0);
@@ -125,8 +142,11 @@ Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const SequenceLayou
 
 // ---- losses ----
 
-/// Sum over rows of log sum exp(logits) - logits[label]: logits [rows, classes], labels [rows] int32 -> [].
-Tensor cross_entropy(const Tensor& logits, const Tensor& labels);
+/// Sum over rows of log sum exp(logits) - logits[label]: logits [rows, classes], labels [rows] int32 -> [], of
+/// accumulate_type(). A label that is no class throws Error(failed): on the CPU here, on CUDA from the next
+/// synchronize(). Where `score` is not null, in memory of the device, the sum, the rows whose largest logit
+/// stands at the label, and the rows are added to it.
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, ScoreTotals* score = nullptr);
 /// Sum over rows of (prediction - target)^2, both [rows] -> []. The target is not differentiable.
 Tensor squared_error(const Tensor& prediction, const Tensor& target);
 

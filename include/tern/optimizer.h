@@ -1,19 +1,45 @@
-// AdamW on the flat parameter block, learning-rate schedules, and the record of a step's scalars.
+// AdamW on the flat parameter block, learning-rate schedules, and the record of a step in the device's memory.
 #pragma once
 
 #include "tern/config.h"
 #include "tern/module.h"
+#include "tern/step_state.h"
 
 namespace tern {
 
-/// Everything about a step that changes from step to step, in one place: kernels read `step` through a pointer,
-/// and a captured graph would be handed this record by one copy.
-struct StepState {
-  std::uint32_t step = 0;  ///< updates done; also the random streams' step
-  double learning_rate = 0, beta1 = 0;
-  double gradient_scale = 1;  ///< 1 / number of targets, times the clip factor
-  double gradient_norm = 0;   ///< of the mean gradient, before clipping
-  bool is_finite = true;      ///< whether loss and gradient were; the update obeys it
+/// The StepState of a run, in memory of the device that computes. On a GPU writes are enqueued and read()
+/// waits; on the CPU everything happens at once.
+class StepMemory {
+ public:
+  explicit StepMemory(Device device = {});
+  ~StepMemory();
+  StepMemory(const StepMemory&) = delete;
+  StepMemory& operator=(const StepMemory&) = delete;
+
+  /// For kernels; on a GPU the host may not follow it.
+  StepState* state() const { return state_; }
+  /// For random streams.
+  const std::uint32_t* step() const { return &state_->step; }
+  ScoreTotals* score() const { return &state_->score; }
+  Device device() const { return device_; }
+
+  /// The inputs of update `step`; clears the score.
+  void begin(std::uint32_t step, double learning_rate, double beta1);
+  /// Sets the step alone: what random streams draw from.
+  void set_step(std::uint32_t step);
+  /// Sets the number of updates applied.
+  void set_updates(std::int64_t updates);
+  /// Everything, once all work enqueued so far is done.
+  StepState read() const;
+
+ private:
+  struct Outbox;
+  void send(std::size_t offset, const void* source, std::size_t bytes);
+
+  Device device_;
+  Tensor memory_;
+  StepState* state_;
+  std::unique_ptr<Outbox> outbox_;  ///< on a GPU
 };
 
 struct OptimizerConfig {
@@ -30,27 +56,25 @@ struct OptimizerConfig {
 class AdamW {
  public:
   AdamW(ParameterStore& store, const OptimizerConfig& config);
-  /// Scales the gradients by 1 / `targets`, clips them by norm, and updates the parameters; a non-finite
-  /// gradient or loss changes nothing. Sets state.gradient_norm, gradient_scale and is_finite; reads
-  /// learning_rate and beta1.
-  void step(StepState& state, double loss, std::int64_t targets);
+  /// Scales the gradients by 1 / score.examples, clips them by norm, and updates the parameters and
+  /// state.updates; a non-finite gradient or loss changes nothing. Reads learning_rate, beta1 and score of
+  /// `state`; sets gradient_norm, gradient_scale and is_finite. Enqueues its work and does not wait.
+  void step(StepMemory& state);
 
-  /// Moments, [parameters], in the order of the flat block; and the number of updates applied.
+  /// Moments, laid out as store.values() and of its type.
   const Tensor& first_moment() const { return m_; }
   const Tensor& second_moment() const { return v_; }
-  std::int64_t updates() const { return updates_; }
-  void restore_updates(std::int64_t updates) { updates_ = updates; }
+  /// Sums of squares of the last step's gradients by chunk: [chunks] float64.
+  const Tensor& squares() const { return squares_; }
+  /// The norm of each parameter's gradient, in the order of store.parameters(), from a host copy of squares().
+  std::vector<double> gradient_norms(std::span<const double> squares) const;
 
  private:
-  struct Range {
-    std::int64_t first, count;
-    bool decays;
-  };
   ParameterStore& store_;
   OptimizerConfig config_;
-  std::vector<Range> ranges_;
-  Tensor m_, v_;
-  std::int64_t updates_ = 0;
+  std::vector<std::int32_t> chunk_parameter_;  ///< place in store.parameters() of each chunk
+  Tensor chunks_;                              ///< kernels::UpdateChunk records, as bytes
+  Tensor m_, v_, squares_;
 };
 
 /// Learning rate and momentum of update `step` (0-based) of `steps`, as multiples of the peak rate.

@@ -59,7 +59,10 @@ void print_costs(const io::Json& costs, const TrainingConfig& training) {
 
 void describe(const DescribeOptions& options) {
   const ExperimentConfig config = load_experiment(options.experiment);
-  const Experiment experiment(config);
+  ExperimentConfig here = config;  // nothing is computed: no GPU is needed
+  here.run.device = RunDevice::cpu;
+  here.run.precision = RunPrecision::float32;
+  const Experiment experiment(here);
   io::Json costs = io::Json::array();
   for (const std::int64_t length : options.lengths) costs.push_back(cost_json(experiment, length));
   if (options.as_json)

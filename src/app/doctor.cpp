@@ -75,17 +75,24 @@ Finding compare(const char* subject, const Tensor& result, const std::vector<dou
           is_right ? "as expected" : format_text("differs from the expected result by {}", error)};
 }
 
-Finding check_product() {
-  const Tensor a = from_vector(std::vector<float>{1, 2, 3, 4, 5, 6}, {2, 3});
-  const Tensor b = from_vector(std::vector<float>{1, 0, 2, 1, 0, 3}, {3, 2});
-  return compare("matrix product", matmul(a, b), {5, 11, 14, 23});
+/// The GPU, or why none is used. A build without CUDA on a machine without a GPU is in order.
+Finding check_cuda() {
+  if (cuda_devices() == 0) return {State::ok, "CUDA", cuda_description()};
+  synchronize({DeviceType::cuda, 0});
+  return {State::ok, "CUDA", cuda_description()};
+}
+
+Finding check_product(const char* subject, Device device) {
+  const Tensor a = from_vector(std::vector<float>{1, 2, 3, 4, 5, 6}, {2, 3}, device);
+  const Tensor b = from_vector(std::vector<float>{1, 0, 2, 1, 0, 3}, {3, 2}, device);
+  return compare(subject, matmul(a, b), {5, 11, 14, 23});
 }
 
 /// Two tokens of width 1 with q k = [[0, 0], [0, 1]] and values 0 and 1: weights 1/2 and e / (1 + e).
-Finding check_attention() {
-  const SequenceLayout layout = make_layout({0, 2}, {0, 1}, {0}, 2);
-  const Tensor q = from_vector(std::vector<float>{0, 1}, {2, 1, 1});
-  return compare("attention", softmax_attention(q, q, q, layout, 1, {}),
+Finding check_attention(const char* subject, Device device) {
+  const SequenceLayout layout = make_layout({0, 2}, {0, 1}, {0}, 2, device);
+  const Tensor q = from_vector(std::vector<float>{0, 1}, {2, 1, 1}, device);
+  return compare(subject, softmax_attention(q, q, q, layout, 1, {}),
                  {0.5, std::exp(1.0) / (1 + std::exp(1.0))});
 }
 
@@ -101,18 +108,25 @@ Finding guarded(const char* subject, const std::function<Finding()>& check) {
 std::vector<Finding> examine(const std::filesystem::path& runs) {
   const io::Json environment = environment_json();
   const auto text = [&](const char* key) { return environment[key].get<std::string>(); };
-  return {{State::ok, "tern", text("tern") + ", commit " + text("commit")},
-          {State::ok, "compiler", text("compiler")},
-          {State::ok, "system", text("system")},
-          {State::ok, "processor", text("processor")},
-          check_instruction_set(),
-          check_threads(environment["cores"].get<std::int64_t>()),
-          check_memory(),
-          check_blas(text("blas")),
-          {State::ok, "CUDA", text("cuda").empty() ? "not built in" : text("cuda")},
-          guarded("disk", [&] { return check_disk(runs); }),
-          guarded("matrix product", check_product),
-          guarded("attention", check_attention)};
+  std::vector<Finding> findings{{State::ok, "tern", text("tern") + ", commit " + text("commit")},
+                                {State::ok, "compiler", text("compiler")},
+                                {State::ok, "system", text("system")},
+                                {State::ok, "processor", text("processor")},
+                                check_instruction_set(),
+                                check_threads(environment["cores"].get<std::int64_t>()),
+                                check_memory(),
+                                check_blas(text("blas")),
+                                guarded("CUDA", check_cuda),
+                                guarded("disk", [&] { return check_disk(runs); }),
+                                guarded("matrix product", [] { return check_product("matrix product", {}); }),
+                                guarded("attention", [] { return check_attention("attention", {}); })};
+  if (cuda_devices() > 0) {
+    constexpr Device gpu{DeviceType::cuda, 0};
+    findings.push_back(
+        guarded("matrix product, CUDA", [] { return check_product("matrix product, CUDA", gpu); }));
+    findings.push_back(guarded("attention, CUDA", [] { return check_attention("attention, CUDA", gpu); }));
+  }
+  return findings;
 }
 
 void report(const std::filesystem::path& runs, bool as_json) {

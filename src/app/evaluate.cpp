@@ -105,7 +105,8 @@ void evaluate_run(const EvaluateOptions& options) {
   const fs::path records = records_of(options, experiment.task);
   std::vector<TestScore> scores;
   for (std::int64_t draw = 0; draw < options.hash_draws; ++draw) {
-    experiment.state.step = static_cast<std::uint32_t>(chosen.step + draw);  // sampled attention draws from it
+    experiment.state.set_step(
+        static_cast<std::uint32_t>(chosen.step + draw));  // sampled attention draws from it
     scores.push_back(evaluate(experiment, records));
   }
   if (options.as_json) return print_json(result_json(chosen, records, scores));
@@ -119,7 +120,8 @@ void add_evaluate_command(CLI::App& app) {
   auto options = std::make_shared<EvaluateOptions>();
   command->footer(
       "Examples: tern evaluate runs/listops\n"
-      "          tern evaluate runs/listops/checkpoints/step-00005000 --split dev --hash-draws 10");
+      "          tern evaluate runs/listops/checkpoints/step-00005000 --split dev --hash-draws 10\n"
+      "          tern evaluate runs/listops --set run.device=cpu --set run.precision=auto");
   command
       ->add_option("source", options->source,
                    "run folder (its best checkpoint on dev), checkpoint, or .safetensors file")
@@ -135,7 +137,7 @@ void add_evaluate_command(CLI::App& app) {
                    "evaluations with fresh draws: mean and standard deviation")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{10000}))
       ->capture_default_str();
-  command->add_option("--set", options->overrides, "override one key: run.threads=1 (repeatable)")
+  command->add_option("--set", options->overrides, "override one key: run.device=cpu (repeatable)")
       ->allow_extra_args(false);
   command->add_flag("--json", options->as_json, "print JSON");
   command->callback([options] { evaluate_run(*options); });

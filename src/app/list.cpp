@@ -53,10 +53,13 @@ io::Json choices_json(std::span<const ChoiceKind> kinds) {
 }
 
 io::Json devices_json() {
-  return io::Json::array(
+  io::Json devices = io::Json::array(
       {{{"name", "cpu"},
         {"summary", format_text("{} threads, instruction set x86-64-{}", threads(), name(cpu_isa()))},
         {"options", io::Json::array()}}});
+  if (cuda_devices() > 0)
+    devices.push_back({{"name", "cuda"}, {"summary", cuda_description()}, {"options", io::Json::array()}});
+  return devices;
 }
 
 std::string traits_text(const io::Json& traits) {

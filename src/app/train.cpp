@@ -22,6 +22,16 @@ std::filesystem::path run_folder(const TrainOptions& options, const ExperimentCo
   return config.run.out / (config.run.name.empty() ? automatic : config.run.name);
 }
 
+std::string device_text(Device device) {
+  return device.type == DeviceType::cuda ? cuda_description() : format_text("the CPU, {} threads", threads());
+}
+
+std::string_view precision_text(RunPrecision precision) {
+  for (const auto& known : enum_names(precision))
+    if (known.value == precision) return known.name;
+  throw_error(ExitCode::internal, "train: unknown precision");
+}
+
 void print_percent(const char* label, double share) { std::printf("%-28s %6.2f %%\n", label, 100 * share); }
 
 void print_result(const RunResult& result, const ExperimentConfig& config,
@@ -47,8 +57,9 @@ void train(const TrainOptions& options) {
   else if (options.resume != "auto")
     run.resume = ResumeMode::path, run.checkpoint = options.resume;
   Experiment experiment(config);
-  logging::info("train", "{} parameters, attention {}, {} threads, run folder {}", experiment.store.count(),
-                config.model.attention.kind(), threads(), run.folder);
+  logging::info("train", "{} parameters, attention {}, {} on {}, run folder {}", experiment.store.count(),
+                config.model.attention.kind(), precision_text(experiment.config.run.precision),
+                device_text(experiment.device()), run.folder);
   const std::unique_ptr<Communicator> communicator = solo_communicator();
   Trainer trainer(experiment, *communicator, run);
   print_result(trainer.run(), config, run.folder);

@@ -7,12 +7,12 @@
 
 namespace tern::blas {
 
-enum class Transpose { no, yes };
-
-/// C = alpha op(A) op(B) + beta C, row-major; op(A) is m x k, op(B) is k x n. Runs on the calling thread.
-void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const float* A,
-          std::int64_t lda, const float* B, std::int64_t ldb, float beta, float* C, std::int64_t ldc);
-void gemm(Transpose a, Transpose b, std::int64_t m, std::int64_t n, std::int64_t k, double alpha,
+/// C = alpha op(A) op(B) + beta C, row-major; op(A) is m x k, op(B) is k x n, each transposed where its flag
+/// says so. Runs on the calling thread.
+void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, float alpha,
+          const float* A, std::int64_t lda, const float* B, std::int64_t ldb, float beta, float* C,
+          std::int64_t ldc);
+void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, double alpha,
           const double* A, std::int64_t lda, const double* B, std::int64_t ldb, double beta, double* C,
           std::int64_t ldc);
 

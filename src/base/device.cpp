@@ -7,6 +7,8 @@
 
 #include <omp.h>
 
+#include "base/cuda_device.h"
+#include "base/has_cuda.h"
 #include "tern/error.h"
 
 namespace tern {
@@ -58,6 +60,25 @@ std::string_view name(Isa isa) { return isa == Isa::v2 ? "v2" : isa == Isa::v3 ?
 Isa cpu_isa() {
   static const Isa isa = chosen_isa();
   return isa;
+}
+
+int cuda_devices() {
+  if constexpr (has_cuda) return count_gpus();
+  return 0;
+}
+
+std::string cuda_description() {
+  if constexpr (has_cuda) return describe_gpu();
+  return "not built in; build with the cuda preset";
+}
+
+void synchronize(Device device) {
+  if constexpr (has_cuda)
+    if (device.type == DeviceType::cuda) synchronize_gpu(device.index);
+}
+
+void set_cuda_options(CudaOptions options) {
+  if constexpr (has_cuda) set_gpu_options(options);
 }
 
 void set_threads(int count) {

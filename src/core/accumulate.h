@@ -5,9 +5,11 @@
 
 namespace tern {
 
-/// target += source; equal shapes and types, `target` contiguous, `source` of any strides.
+/// target += source; equal shapes on one device, any strides and number types.
 void accumulate(const Tensor& source, const Tensor& target);
 /// Writes zeros; `target` contiguous.
 void clear(const Tensor& target);
+/// Writes `value`; `target` contiguous.
+void fill(const Tensor& target, double value);
 
 }  // namespace tern

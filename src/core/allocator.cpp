@@ -11,6 +11,8 @@
 
 #include <unistd.h>
 
+#include "base/cuda_memory.h"
+#include "base/has_cuda.h"
 #include "tern/error.h"
 #include "tern/memory.h"
 
@@ -96,15 +98,18 @@ std::string describe_owners(std::vector<MemoryOwner> owners) {
 
 Storage::Storage(std::size_t bytes, Device device)
     : bytes_(rounded(bytes)), device_(device), owner_(current_owner) {
-  require(device.type == DeviceType::cpu, "allocate: this build has no {} memory; build with the cuda preset",
-          device);
   Accounts& books = accounts();
   const std::scoped_lock lock(books.mutex);
-  address_ = take_host_block(books, bytes_);
-  require(address_ != nullptr,
-          "out of memory: asked {} MiB with {} MiB in use; largest: {}; lower training.batch_size or raise "
-          "training.accumulate",
-          bytes_ >> 20, books.total.live_bytes >> 20, describe_owners(books.owners));
+  if constexpr (has_cuda)
+    if (device.type == DeviceType::cuda) address_ = take_device_memory(device.index, bytes_);
+  if (device.type == DeviceType::cpu) address_ = take_host_block(books, bytes_);
+  require(has_cuda || device.type == DeviceType::cpu,
+          "allocate: this build has no {} memory; build with the cuda preset", device);
+  require(
+      address_ != nullptr,
+      "out of memory on {}: asked {} MiB with {} MiB in use; largest: {}; lower training.batch_size or raise "
+      "training.accumulate",
+      device, bytes_ >> 20, books.total.live_bytes >> 20, describe_owners(books.owners));
   books.charge(owner_, static_cast<std::int64_t>(bytes_));
 }
 
@@ -112,6 +117,12 @@ Storage::~Storage() {
   Accounts& books = accounts();
   const std::scoped_lock lock(books.mutex);
   books.charge(owner_, -static_cast<std::int64_t>(bytes_));
+  if constexpr (has_cuda) {
+    if (device_.type == DeviceType::cuda) {
+      release_device_memory(device_.index, address_, bytes_);
+      return;
+    }
+  }
   if (books.kept_bytes + static_cast<std::int64_t>(bytes_) > books.largest_live) books.release_kept();
   books.kept[bytes_].push_back(address_);
   books.kept_bytes += static_cast<std::int64_t>(bytes_);
@@ -137,15 +148,19 @@ std::vector<MemoryOwner> memory_by_owner() {
   return owners;
 }
 
-MemoryScope::MemoryScope(std::string_view path) : outer_(current_owner) {
+ModuleScope::ModuleScope(std::string_view path) : outer_(current_owner) {
   Accounts& books = accounts();
   const std::scoped_lock lock(books.mutex);
   const auto [found, is_new] =
       books.index.try_emplace(std::string(path), static_cast<int>(books.owners.size()));
   if (is_new) books.owners.push_back({std::string(path), 0, 0});
   current_owner = found->second;
+  if constexpr (has_cuda) push_profiler_range(found->first.c_str());
 }
 
-MemoryScope::~MemoryScope() { current_owner = outer_; }
+ModuleScope::~ModuleScope() {
+  current_owner = outer_;
+  if constexpr (has_cuda) pop_profiler_range();
+}
 
 }  // namespace tern

@@ -16,7 +16,9 @@ using Gradients = std::vector<Tensor>;  // one for each output of a node
 
 void check_gradient(const Node& consumer, int index, const Tensor& gradient, const Node::Facts& expected) {
   ensure(gradient.defined(), "{}: the gradient of input {} is undefined", consumer.op, index);
-  ensure(gradient.shape() == expected.shape && gradient.dtype() == expected.dtype,
+  const bool is_type_right =
+      gradient.dtype() == expected.dtype || gradient.dtype() == accumulate_type(expected.dtype);
+  ensure(gradient.shape() == expected.shape && is_type_right,
          "{}: the gradient of input {} must be {} {}, got {} {}", consumer.op, index, expected.dtype,
          expected.shape, gradient.dtype(), gradient.shape());
 }
@@ -56,7 +58,7 @@ class NodeSink final : public GradientSink {
     if (!slot.defined()) {
       slot = gradient.detach();
     } else {
-      make_own(slot);
+      make_own(slot, slot.dtype());
       accumulate(gradient, slot);
     }
   }
@@ -65,11 +67,12 @@ class NodeSink final : public GradientSink {
     Node& producer = *edge(index).node;
     if (producer.leaf_gradient.defined()) return write(producer.leaf_gradient, true);
     Tensor& slot = walk_.gradients(&producer)[output(index)];
+    const DType sums = accumulate_type(facts(index).dtype);
     const bool is_first = !slot.defined();
     if (is_first)
-      slot = empty(facts(index).shape, facts(index).dtype, device_);
+      slot = empty(facts(index).shape, sums, device_);
     else
-      make_own(slot);
+      make_own(slot, sums);
     write(slot, !is_first);
   }
   void set_device(Device device) { device_ = device; }
@@ -82,9 +85,9 @@ class NodeSink final : public GradientSink {
   std::size_t output(int index) const { return static_cast<std::size_t>(edge(index).output); }
   const Node::Facts& facts(int index) const { return edge(index).node->outputs[output(index)]; }
   /// Before anything is added to a gradient that may alias another tensor, it becomes a copy.
-  static void make_own(Tensor& slot) {
-    if (slot.is_sole_owner() && slot.is_contiguous()) return;
-    const Tensor own = empty_like(slot);
+  static void make_own(Tensor& slot, DType dtype) {
+    if (slot.is_sole_owner() && slot.is_contiguous() && slot.dtype() == dtype) return;
+    const Tensor own = empty(slot.shape(), dtype, slot.device());
     copy(slot, own);
     slot = own;
   }
@@ -119,15 +122,24 @@ void Walk::release(const Edge& edge) {
     on_ready_(edge.node->leaf_gradient);
 }
 
+/// Sums in flight may be wider than the tensors they belong to.
+Tensor in_type(const Tensor& gradient, DType dtype) {
+  if (gradient.dtype() == dtype) return gradient;
+  const Tensor out = empty(gradient.shape(), dtype, gradient.device());
+  copy(gradient, out);
+  return out;
+}
+
 void Walk::visit(Node& node) {
   Gradients dy = std::move(gradients(&node));
   in_flight_.erase(&node);
   NodeSink sink(*this, node);
   bool is_reached = false;
-  for (const Tensor& gradient : dy) {
-    if (!gradient.defined()) continue;
+  for (std::size_t i = 0; i < dy.size(); ++i) {
+    if (!dy[i].defined()) continue;
     is_reached = true;
-    sink.set_device(gradient.device());
+    sink.set_device(dy[i].device());
+    dy[i] = in_type(dy[i], node.outputs[i].dtype);
   }
   if (is_reached)
     with_context([&] { return format_text("backward of {}", node.op); }, [&] { node.backward(dy, sink); });
@@ -221,9 +233,10 @@ Tensor record(std::string_view op, const Tensor& output, std::initializer_list<T
 }
 
 Tensor leaf(const Tensor& value, const Tensor& gradient) {
-  require(gradient.shape() == value.shape() && gradient.dtype() == value.dtype() && gradient.is_contiguous(),
-          "leaf: the gradient must be contiguous {} {}, got {} {}", value.dtype(), value.shape(),
-          gradient.dtype(), gradient.shape());
+  const DType sums = accumulate_type(value.dtype());
+  require(gradient.shape() == value.shape() && gradient.dtype() == sums && gradient.is_contiguous(),
+          "leaf: the gradient must be contiguous {} {}, got {} {}", sums, value.shape(), gradient.dtype(),
+          gradient.shape());
   auto node = std::make_shared<Node>();
   node->op = "leaf";
   node->outputs.push_back({value.shape(), value.dtype()});
@@ -233,7 +246,9 @@ Tensor leaf(const Tensor& value, const Tensor& gradient) {
   return out;
 }
 
-Tensor leaf(const Tensor& value) { return leaf(value, zeros(value.shape(), value.dtype(), value.device())); }
+Tensor leaf(const Tensor& value) {
+  return leaf(value, zeros(value.shape(), accumulate_type(value.dtype()), value.device()));
+}
 
 Tensor gradient_of(const Tensor& leaf) {
   require(leaf.requires_gradient() && leaf.edge().node->leaf_gradient.defined(),

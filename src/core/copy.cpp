@@ -1,8 +1,12 @@
-// Element-wise transfers between any strides and number types on the host: copy, accumulate, clear.
+// Element-wise transfers between any strides, number types and devices: copy, accumulate, clear.
 #include <algorithm>
 
+#include "base/cuda_memory.h"
+#include "base/has_cuda.h"
 #include "base/parallel.h"
 #include "core/accumulate.h"
+#include "core/cuda_copy.h"
+#include "core/dispatch.h"
 #include "tern/tensor.h"
 
 namespace tern {
@@ -77,32 +81,99 @@ void transfer(const Tensor& source, const Tensor& target, const Combine& combine
   });
 }
 
+/// On the host, `body(source, target)` with the C++ types of both.
+template <class Body>
+void with_types(const Tensor& source, const Tensor& target, const Body& body) {
+  with_type(source.dtype(), [&]<class Source>(Source) {
+    with_type(target.dtype(), [&]<class Target>(Target) { body(Source{}, Target{}); });
+  });
+}
+
+StridedArray strided(const Tensor& x) {
+  StridedArray array{x.count() == 0 ? nullptr : x.address(), x.dtype(), {}};
+  std::copy(x.strides().begin(), x.strides().end(), array.strides);
+  return array;
+}
+
+/// Both on one GPU.
+void transfer_on_device(const Tensor& source, const Tensor& target, bool accumulate) {
+  StridedCopy work{strided(source), strided(target), source.rank(), {}, accumulate};
+  std::copy(source.shape().begin(), source.shape().end(), work.extents);
+  if constexpr (has_cuda) copy_on_device(cuda_context(target.device().index), work);
+}
+
+/// One of the two lies on a GPU, the other in host memory.
+void transfer_across(const Tensor& source, const Tensor& target) {
+  const bool is_download = source.device().type == DeviceType::cuda;
+  const Device gpu = is_download ? source.device() : target.device();
+  const bool is_plain = source.is_contiguous() && target.is_contiguous() && source.dtype() == target.dtype();
+  if (!is_plain) {  // the GPU's side gets or gives a contiguous array of the other side's number type
+    const Tensor staged = empty(source.shape(), is_download ? target.dtype() : source.dtype(), gpu);
+    const Tensor host = is_download ? empty(source.shape(), target.dtype()) : Tensor();
+    if (is_download) {
+      copy(source, staged);
+      copy(staged, host);
+      return copy(host, target);
+    }
+    const Tensor packed = empty(source.shape(), source.dtype());
+    copy(source, packed);
+    copy(packed, staged);
+    return copy(staged, target);
+  }
+  if constexpr (has_cuda) {
+    const auto bytes = static_cast<std::size_t>(source.count()) * size_of(source.dtype());
+    copy_bytes(gpu.index, source.address(), target.address(), bytes);
+    if (is_download) synchronize(gpu);
+  }
+}
+
 }  // namespace
 
 void copy(const Tensor& source, const Tensor& target) {
   require(source.shape() == target.shape(), "copy: shapes must agree, got {} and {}", source.shape(),
           target.shape());
-  with_type(source.dtype(), [&]<class Source>(Source) {
-    with_type(target.dtype(), [&]<class Target>(Target) {
-      transfer<Source, Target>(source, target, [](Target& y, Source x) { y = convert<Target>(x); });
-    });
+  if (source.count() == 0) return;
+  if (source.device() != target.device()) return transfer_across(source, target);
+  if (source.device().type == DeviceType::cuda) return transfer_on_device(source, target, false);
+  with_types(source, target, [&]<class Source, class Target>(Source, Target) {
+    transfer<Source, Target>(source, target, [](Target& y, Source x) { y = convert<Target>(x); });
   });
 }
 
 void accumulate(const Tensor& source, const Tensor& target) {
-  ensure(source.shape() == target.shape() && source.dtype() == target.dtype(), "accumulate: {} {} into {} {}",
-         source.dtype(), source.shape(), target.dtype(), target.shape());
-  with_type(source.dtype(), [&]<class T>(T) {
-    if constexpr (std::is_same_v<T, bfloat16>)
-      transfer<T, T>(source, target, [](T& y, T x) { y = to_bfloat16(to_float(y) + to_float(x)); });
-    else
-      transfer<T, T>(source, target, [](T& y, T x) { y = static_cast<T>(y + x); });
+  ensure(source.shape() == target.shape() && source.device() == target.device(), "accumulate: {} {} into {} {}",
+         source.device(), source.shape(), target.device(), target.shape());
+  if (source.count() == 0) return;
+  if (source.device().type == DeviceType::cuda) return transfer_on_device(source, target, true);
+  with_types(source, target, [&]<class Source, class Target>(Source, Target) {
+    transfer<Source, Target>(source, target, [](Target& y, Source x) {
+      if constexpr (std::is_same_v<Target, bfloat16>)
+        y = to_bfloat16(to_float(y) + convert<float>(x));
+      else
+        y = static_cast<Target>(y + convert<Target>(x));
+    });
   });
 }
 
 void clear(const Tensor& target) {
   ensure(target.is_contiguous(), "clear: shape {} with strides {}", target.shape(), target.strides());
-  std::memset(target.address(), 0, static_cast<std::size_t>(target.count()) * size_of(target.dtype()));
+  const std::size_t bytes = static_cast<std::size_t>(target.count()) * size_of(target.dtype());
+  if constexpr (has_cuda)
+    if (target.device().type == DeviceType::cuda)
+      return clear_bytes(target.device().index, target.address(), bytes);
+  std::memset(target.address(), 0, bytes);
+}
+
+void fill(const Tensor& target, double value) {
+  ensure(target.is_contiguous(), "fill: shape {} with strides {}", target.shape(), target.strides());
+  if (target.count() == 0) return;
+  if constexpr (has_cuda) {
+    if (target.device().type == DeviceType::cuda)
+      return fill_on_device(cuda_context(target.device().index), target.address(), target.dtype(),
+                            target.count(), value);
+  }
+  with_type(target.dtype(),
+            [&]<class T>(T) { std::fill_n(target.data<T>(), target.count(), convert<T>(value)); });
 }
 
 }  // namespace tern

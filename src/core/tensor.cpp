@@ -132,9 +132,7 @@ Tensor zeros(const Shape& shape, DType dtype, Device device) {
 
 Tensor full(const Shape& shape, double value, DType dtype, Device device) {
   Tensor out = empty(shape, dtype, device);
-  copy(from_vector(std::vector<double>{value}, {1})
-           .viewed(shape, Shape(std::vector<std::int64_t>(static_cast<std::size_t>(shape.rank()), 0))),
-       out);
+  fill(out, value);
   return out;
 }
 

@@ -2,8 +2,9 @@
 //
 // Inputs and gradients are head views [tokens, heads, width] with any strides between tokens and heads and unit
 // stride along the width (1 .. 256); q, k and v may be slices of one product. Outputs are overwritten, also for
-// sequences of one token; a sequence without tokens writes nothing. Work is the sum of heads x length^2 x width
-// over the sequences, memory is linear in the tokens. Results do not depend on the number of threads.
+// sequences of one token; a sequence without tokens writes nothing, rows outside all sequences become zero.
+// Work is the sum of heads x length^2 x width over the sequences, memory is linear in the tokens. Results do
+// not depend on the number of threads.
 #pragma once
 
 #include "kernels/dropout.h"
@@ -23,17 +24,29 @@ struct AttentionGradients {
   Heads<T> dq, dk, dv;
 };
 
-/// Dropout of attention weights. The weight of query i and key j (places in their original sequence, below
-/// 2^24) in head h (below 2^16) is kept if slice j % 8 of stream block `weight_dropout_block(h, i, j)` of the
-/// sequence's sample reaches `dropout_threshold(rate)`; slices are the block's four words in order, low half
-/// first. Kept weights are multiplied by 65536 / (65536 - threshold).
+/// Dropout of attention weights. Query i and key j are counted from the first token of their sequence. One
+/// stream block of the sequence's sample serves the 16 weights of queries {a, a + 1, a + 8, a + 9} and keys {b,
+/// b + 1, b + 8, b + 9}: a shape that tensor-core fragments hold without exchange, forward and transposed. Each
+/// weight draws one byte of the block and is kept if the byte reaches `weight_dropout_threshold(rate)`; kept
+/// weights are multiplied by 256 / (256 - threshold).
 struct AttentionDropout {
   float rate = 0;
   RandomStream stream{};
 };
-constexpr std::uint64_t weight_dropout_block(int head, std::int64_t query, std::int64_t key) {
-  return static_cast<std::uint64_t>(head) << 48 | static_cast<std::uint64_t>(query) << 24 |
-         static_cast<std::uint64_t>(key) >> 3;
+/// The rate is rounded to a multiple of 2^-8.
+constexpr std::uint32_t weight_dropout_threshold(float rate) {
+  const auto nearest = static_cast<std::uint32_t>(rate * 256.0f + 0.5f);
+  return nearest < 255u ? nearest : 255u;
+}
+/// Queries and keys lie below 2^26, heads below 2^16.
+TERN_HOST_DEVICE constexpr std::uint64_t weight_dropout_block(int head, std::int64_t query, std::int64_t key) {
+  const auto query_patch = static_cast<std::uint64_t>((query >> 4 << 2) | (query & 7) >> 1);
+  const auto key_patch = static_cast<std::uint64_t>((key >> 4 << 2) | (key & 7) >> 1);
+  return static_cast<std::uint64_t>(head) << 48 | query_patch << 24 | key_patch;
+}
+/// Which byte of the block: byte % 4, lowest first, of word byte / 4.
+TERN_HOST_DEVICE constexpr int weight_dropout_byte(std::int64_t query, std::int64_t key) {
+  return static_cast<int>((query & 1) << 3 | (key & 1) << 2 | (query >> 3 & 1) << 1 | (key >> 3 & 1));
 }
 
 struct SoftmaxOptions {
@@ -44,7 +57,7 @@ struct SoftmaxOptions {
 template <class T>
 struct SoftmaxResult {
   Heads<const T> out;
-  const T* lse;  ///< [heads, tokens]
+  const Accumulate<T>* lse;  ///< [heads, tokens]
 };
 
 /// out = dropout(softmax(scale q k^T)) v inside each sequence and head; lse [heads, tokens] = ln sum_j
@@ -52,10 +65,16 @@ struct SoftmaxResult {
 template <class T, Isa isa>
 void softmax_attention_forward(Cpu<isa>&, const Sequences&, const AttentionInputs<T>&, const SoftmaxOptions&,
                                Heads<T> out, T* lse);
+template <class T>
+void softmax_attention_forward(Cuda&, const Sequences&, const AttentionInputs<T>&, const SoftmaxOptions&,
+                               Heads<T> out, Accumulate<T>* lse);
 
 /// Gradients of the above at `dout`, with the same options and the dropout drawn again.
 template <class T, Isa isa>
 void softmax_attention_backward(Cpu<isa>&, const Sequences&, const AttentionInputs<T>&, const SoftmaxOptions&,
+                                const SoftmaxResult<T>&, Heads<const T> dout, const AttentionGradients<T>&);
+template <class T>
+void softmax_attention_backward(Cuda&, const Sequences&, const AttentionInputs<T>&, const SoftmaxOptions&,
                                 const SoftmaxResult<T>&, Heads<const T> dout, const AttentionGradients<T>&);
 
 struct BernoulliOptions {
@@ -68,11 +87,17 @@ struct BernoulliOptions {
 template <class T, Isa isa>
 void bernoulli_expectation_forward(Cpu<isa>&, const Sequences&, const AttentionInputs<T>&,
                                    const BernoulliOptions&, Heads<T> y);
+template <class T>
+void bernoulli_expectation_forward(Cuda&, const Sequences&, const AttentionInputs<T>&, const BernoulliOptions&,
+                                   Heads<T> y);
 
 /// Gradients of the above at `dy` with respect to the unit rows q, k and to v. The exact derivative
 /// bits (1 - arccos(s) / pi)^(bits - 1) / (pi sqrt(1 - s^2)) is taken at the clamped cosine.
 template <class T, Isa isa>
 void bernoulli_expectation_backward(Cpu<isa>&, const Sequences&, const AttentionInputs<T>&,
                                     const BernoulliOptions&, Heads<const T> dy, const AttentionGradients<T>&);
+template <class T>
+void bernoulli_expectation_backward(Cuda&, const Sequences&, const AttentionInputs<T>&, const BernoulliOptions&,
+                                    Heads<const T> dy, const AttentionGradients<T>&);
 
 }  // namespace tern::kernels

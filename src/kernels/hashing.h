@@ -1,6 +1,7 @@
 // Locality-sensitive hashing for sampled Bernoulli attention (YOSO; Zeng et al. 2021, arXiv 2111.09714): codes
 // of rows, sums over colliding rows, gradients over colliding pairs. All kernels work on ragged batches; tokens
 // of different sequences or heads never meet. Results do not depend on the number of threads.
+// Rows outside all sequences get zeros.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ struct HashShape {
 /// of `window`: 4 * (hash << 20 | code), its first word.
 struct HashDraw {
   enum Purpose : std::uint64_t { directions = 0, signs = 1, window = 2 };
-  static constexpr std::uint64_t block(Purpose purpose, int head, std::uint64_t element) {
+  TERN_HOST_DEVICE static constexpr std::uint64_t block(Purpose purpose, int head, std::uint64_t element) {
     return purpose << 62 | static_cast<std::uint64_t>(head) << 48 | element / 4;
   }
 };
@@ -35,12 +36,18 @@ struct HashDraw {
 template <class T, class Code, Isa isa>
 void hash_codes(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, HashShape shape,
                 const RandomStream& stream, Code* codes);
+template <class T, class Code>
+void hash_codes(Cuda&, const Sequences& sequences, Heads<const T> x, HashShape shape,
+                const RandomStream& stream, Code* codes);
 
 /// out_i = 1 / hashes * sum over r and over j of the same sequence with source_code_r(j) == code_r(i) of
 /// value_j. Overwrites out. Cost tokens * hashes * head_width for any data; memory linear in the longest
 /// sequence. The gradient of `value` is the same sum with the codes exchanged and dy as value.
 template <class T, class Code, Isa isa>
 void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Code* source_codes,
+                Heads<const T> value, const Code* codes, Heads<T> out);
+template <class T, class Code>
+void bucket_sum(Cuda&, const Sequences& sequences, HashShape shape, const Code* source_codes,
                 Heads<const T> value, const Code* codes, Heads<T> out);
 
 /// Operands of collision_gradient. q and k are rows of length one; codes as hash_codes wrote them.
@@ -61,6 +68,9 @@ struct CollisionGradient {
 /// bucket from a random offset drawn from `stream`, weighted by b / 64, which keeps the mean.
 template <class T, class Code, Isa isa>
 void collision_gradient(Cpu<isa>&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
+                        const CollisionGradient<T, Code>& operands);
+template <class T, class Code>
+void collision_gradient(Cuda&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
                         const CollisionGradient<T, Code>& operands);
 
 }  // namespace tern::kernels

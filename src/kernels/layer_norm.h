@@ -15,21 +15,36 @@ struct NormStatistics {
 };
 
 /// y = (x - mean) / sqrt(variance + epsilon) * weight + bias by row. Where `branch` is not null, x first
-/// becomes x + dropout(branch), which is written to `total`.
+/// becomes x + dropout(branch), which is written to `total` (rounded to T before it is normalized).
 template <class T, Isa isa>
 void layer_norm_forward(Cpu<isa>&, Rows<const T> x, const T* branch, const DropoutMask& mask, T* total,
                         const T* weight, const T* bias, T epsilon, T* y, NormStatistics<T> statistics);
-/// dx = the gradient of x (plus `dtotal` where it is not null); dweight and dbias are added to.
+template <class T>
+void layer_norm_forward(Cuda&, Rows<const T> x, const T* branch, const DropoutMask& mask, T* total,
+                        const Accumulate<T>* weight, const Accumulate<T>* bias, Accumulate<T> epsilon, T* y,
+                        NormStatistics<Accumulate<T>> statistics);
+/// dx = the gradient of x (plus `dtotal` where it is not null); where `dbranch` is not null it becomes
+/// dropout(dx); dweight and dbias are added to.
 template <class T, Isa isa>
 void layer_norm_backward(Cpu<isa>&, Rows<const T> x, const T* weight, NormStatistics<const T> statistics,
-                         const T* dy, const T* dtotal, T* dx, T* dweight, T* dbias);
+                         const T* dy, const T* dtotal, T* dx, const DropoutMask& mask, T* dbranch, T* dweight,
+                         T* dbias);
+template <class T>
+void layer_norm_backward(Cuda&, Rows<const T> x, const Accumulate<T>* weight,
+                         NormStatistics<const Accumulate<T>> statistics, const T* dy, const T* dtotal, T* dx,
+                         const DropoutMask& mask, T* dbranch, Accumulate<T>* dweight, Accumulate<T>* dbias);
 
 /// y = x / max(|x|, 1e-12) for each head row, packed [tokens, heads, width]; norm [tokens, heads] = |x|.
 template <class T, Isa isa>
 void unit_rows_forward(Cpu<isa>&, Heads<const T> x, T* y, T* norm);
+template <class T>
+void unit_rows_forward(Cuda&, Heads<const T> x, T* y, Accumulate<T>* norm);
 /// dx = (dy - y (y . dy)) / |x|, packed; zero where |x| < 1e-12 (an empty row carries no direction).
 template <class T, Isa isa>
 void unit_rows_backward(Cpu<isa>&, std::int64_t rows, std::int64_t width, const T* y, const T* norm,
+                        const T* dy, T* dx);
+template <class T>
+void unit_rows_backward(Cuda&, std::int64_t rows, std::int64_t width, const T* y, const Accumulate<T>* norm,
                         const T* dy, T* dx);
 
 }  // namespace tern::kernels

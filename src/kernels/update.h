@@ -1,23 +1,54 @@
-// Updates of flat parameter blocks; deterministic.
+// The update of flat parameter blocks (float32 or float64); deterministic.
 #pragma once
 
 #include "kernels/view.h"
 #include "tern/device.h"
+#include "tern/step_state.h"
 
 namespace tern::kernels {
 
-/// Sum of squares in double, in fixed chunks.
+/// A piece of one parameter inside the flat block.
+struct UpdateChunk {
+  std::int64_t first, count;
+  std::int32_t parameter;  ///< its place in the flat block's order
+  std::int32_t decays;     ///< whether weight decay applies
+};
+/// Chunks in the order of the flat block; on CUDA the array lies in device memory.
+struct UpdateChunks {
+  const UpdateChunk* chunks;
+  std::int64_t count;
+};
+
+struct AdamSettings {
+  double beta2, epsilon, weight_decay;
+  double clip_norm;  ///< 0 = no clipping
+};
+
+/// squares[c] = sum of squares of chunk c's gradient, in double. Then in `state`: gradient_norm of the mean
+/// gradient (divided by score.examples), gradient_scale = 1 / examples times the clip factor, is_finite =
+/// whether the loss and all gradients are finite and their scaled squares fit T; where finite, updates + 1.
 template <class T, Isa isa>
-double sum_of_squares(Cpu<isa>&, std::int64_t count, const T* x);
+void measure_gradient(Cpu<isa>&, const UpdateChunks& chunks, const AdamSettings& settings, const T* gradient,
+                      double* squares, StepState* state);
+template <class T>
+void measure_gradient(Cuda&, const UpdateChunks& chunks, const AdamSettings& settings, const T* gradient,
+                      double* squares, StepState* state);
 
 /// One AdamW step (Loshchilov and Hutter 2019, algorithm 2), as PyTorch writes it:
 ///   w -= rate * decay * w;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
-///   w -= rate / correction1 * m / (sqrt(v) / sqrt(correction2) + epsilon)   with g = gradient_scale *
-///   gradient.
-struct AdamStep {
-  double rate, beta1, beta2, epsilon, weight_decay, correction1, correction2, gradient_scale;
+///   w -= rate / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + epsilon)   with g = gradient_scale * gradient
+/// and t = state.updates. Nothing changes unless state.is_finite.
+template <class T>
+struct AdamBlocks {
+  const T* gradient;
+  T *m, *v, *w;
+  bfloat16* rounded;  ///< w in bfloat16, where it is not null
 };
 template <class T, Isa isa>
-void adamw(Cpu<isa>&, std::int64_t count, const AdamStep& step, const T* gradient, T* m, T* v, T* w);
+void adamw(Cpu<isa>&, const UpdateChunks& chunks, const AdamSettings& settings, const StepState* state,
+           const AdamBlocks<T>& blocks);
+template <class T>
+void adamw(Cuda&, const UpdateChunks& chunks, const AdamSettings& settings, const StepState* state,
+           const AdamBlocks<T>& blocks);
 
 }  // namespace tern::kernels

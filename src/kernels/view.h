@@ -32,6 +32,9 @@ struct Sequences {
   const std::int32_t* offsets;   ///< [count + 1]
   const std::int32_t* position;  ///< [tokens] place of each token in its original sequence
   const std::int64_t* sample;    ///< [count] index in the data set: the random streams' coordinate
+  const std::int32_t* order;     ///< [count] sequences by falling length: balances parallel work
+  std::int64_t tokens;           ///< rows of the batch; those from offsets[count] on belong to no sequence
+  std::int64_t longest;          ///< no sequence has more tokens
 };
 
 }  // namespace tern::kernels

@@ -25,13 +25,14 @@ void ModelConfig::fields(Fields& f) {
 }
 
 FeedForward::FeedForward(const Scope& scope, const ModelConfig& config)
-    : up_(scope.child("up"), config.width, config.hidden_width, ActivationKind::gelu),
+    : up_(scope.child("up"), config.width, config.hidden_width),
       down_(scope.child("down"), config.hidden_width, config.width),
       // the post-norm block (BERT) has no dropout inside
       dropout_(scope, config.norm == NormPlacement::pre ? config.dropout : 0.0) {}
 
 Tensor FeedForward::operator()(const Tensor& x, const RowCoordinates& rows, bool training) const {
-  return down_(dropout_(up_(x), rows, training));
+  return feed_forward(x, {up_.weight(), up_.bias(), down_.weight(), down_.bias()}, rows,
+                      dropout_.options(training));
 }
 
 EncoderLayer::EncoderLayer(const Scope& scope, const ModelConfig& config, const AttentionShape& shape,
@@ -55,6 +56,16 @@ Tensor sinusoidal_table(std::int64_t length, std::int64_t width) {
   return from_vector(values, {length, width});
 }
 
+namespace {
+
+Tensor on_device(const Tensor& x, Device device) {
+  const Tensor out = empty(x.shape(), x.dtype(), device);
+  copy(x, out);
+  return out;
+}
+
+}  // namespace
+
 Encoder::Encoder(const Scope& scope, const ModelConfig& config, const TaskInterface& task,
                  const MultiHeadAttention::Build& build)
     : config_(config),
@@ -64,7 +75,9 @@ Encoder::Encoder(const Scope& scope, const ModelConfig& config, const TaskInterf
   if (config.positions == PositionKind::learned)
     position_embedding_.emplace(scope.child("position_embedding"), task.padded_length, config.width);
   else
-    sinusoids_ = cast(sinusoidal_table(task.padded_length, config.width), store_.dtype());
+    sinusoids_ =
+        on_device(cast(sinusoidal_table(task.padded_length, config.width), accumulate_type(store_.dtype())),
+                  store_.device());
   const AttentionShape shape{config.heads, config.width / config.heads, task.padded_length};
   const Scope layers = scope.child("layers");
   for (std::int64_t i = 0; i < config.layers; ++i) {
@@ -76,15 +89,15 @@ Encoder::Encoder(const Scope& scope, const ModelConfig& config, const TaskInterf
 }
 
 Tensor Encoder::embed(const Tensor& tokens, const SequenceLayout& layout, bool training) {
-  const MemoryScope memory("encoder.embedding");
-  const Tensor positions =
-      position_embedding_ ? (*position_embedding_)(layout.position) : embedding(layout.position, sinusoids_);
-  return dropout_(add(token_embedding_(tokens), positions), layout.token_rows(), training);
+  const ModuleScope memory("encoder.embedding");
+  return token_embedding(tokens, token_embedding_.table(),
+                         position_embedding_ ? position_embedding_->table() : sinusoids_, layout,
+                         dropout_.options(training), store_.dtype());
 }
 
 ResidualNorm Encoder::run_layer(EncoderLayer& layer, const LayerNorm& next, const ResidualNorm& x,
                                 const SequenceLayout& layout, bool training) {
-  const MemoryScope memory(layer.path);
+  const ModuleScope memory(layer.path);
   const RowCoordinates rows = layout.token_rows();
   const bool is_pre = config_.norm == NormPlacement::pre;
   const LayerNorm& middle = is_pre ? layer.feed_forward_norm : layer.attention_norm;
@@ -144,7 +157,7 @@ Tensor Model::pooled(const Tensor& x, const SequenceLayout& layout) const {
 
 Tensor Model::operator()(const Tensor& tokens, const SequenceLayout& layout, bool training) {
   const Tensor rows = pooled(encoder_(tokens, layout, training), layout);
-  const MemoryScope memory("head");
+  const ModuleScope memory("head");
   if (!is_pair_) return output_(hidden_(rows));
   require(rows.size(0) % 2 == 0, "model: a pair task needs an even number of sequences, got {}", rows.size(0));
   const std::int64_t pairs = rows.size(0) / 2;

@@ -7,7 +7,7 @@ namespace tern {
 Linear::Linear(const Scope& scope, std::int64_t inputs, std::int64_t outputs, ActivationKind activation)
     : activation_(activation) {
   const Initializer law = uniform(1 / std::sqrt(static_cast<double>(inputs)));
-  weight_ = &scope.parameter("weight", {outputs, inputs}, law);
+  weight_ = &scope.parameter("weight", {outputs, inputs}, law, Precision::compute);
   bias_ = &scope.parameter("bias", {outputs}, law);
 }
 

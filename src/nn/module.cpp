@@ -25,12 +25,17 @@ Tensor initial_value(const Shape& shape, Initializer initializer, const RandomSt
   return out;
 }
 
+/// Elements of the flat block that a parameter takes: each begins at a multiple of 64, so that kernels may read
+/// it in large pieces. The gaps hold zeros.
+std::int64_t aligned_count(const Tensor& x) { return (x.count() + 63) / 64 * 64; }
+
 }  // namespace
 
 ParameterStore::ParameterStore(std::uint64_t seed, const std::uint32_t* step, DType dtype, Device device)
     : seed_(seed), step_(step), dtype_(dtype), device_(device) {}
 
-Parameter& ParameterStore::get(const std::string& path, const Shape& shape, Initializer initializer) {
+Parameter& ParameterStore::get(const std::string& path, const Shape& shape, Initializer initializer,
+                               Precision precision) {
   if (const auto found = by_path_.find(path); found != by_path_.end()) {
     ensure(found->second->value.shape() == shape, "parameter {}: shared as {}, asked for as {}", path,
            found->second->value.shape(), shape);
@@ -39,23 +44,42 @@ Parameter& ParameterStore::get(const std::string& path, const Shape& shape, Init
   ensure(!values_.defined(), "parameter {}: made after flatten()", path);
   static constexpr std::uint32_t start = 0;
   const RandomStream stream{stream_key(seed_, path + ".initial"), &start};
-  parameters_.push_back({path, leaf(initial_value(shape, initializer, stream, dtype_, device_))});
+  const Tensor master = initial_value(shape, initializer, stream, accumulate_type(dtype_), device_);
+  Tensor value = master;
+  if (precision == Precision::compute && dtype_ != master.dtype()) {
+    value = empty(shape, dtype_, device_);
+    copy(master, value);
+  }
+  parameters_.push_back({path, leaf(value), master});
   by_path_[path] = &parameters_.back();
   return parameters_.back();
 }
 
 void ParameterStore::flatten() {
   ensure(!values_.defined(), "flatten: called twice");
-  values_ = empty({count()}, dtype_, device_);
-  gradients_ = zeros({count()}, dtype_, device_);
+  const DType master = accumulate_type(dtype_);
+  std::int64_t size = 0;
+  for (const Parameter& parameter : parameters_) size += aligned_count(parameter.master);
+  values_ = zeros({size}, master, device_);
+  gradients_ = zeros({size}, master, device_);
+  if (dtype_ != master) rounded_ = empty({size}, dtype_, device_);
   std::int64_t offset = 0;
   for (auto parameter = parameters_.rbegin(); parameter != parameters_.rend(); ++parameter) {
-    const Shape shape = parameter->value.shape();
-    const Tensor value = values_.narrowed(0, offset, shape.count()).reshaped(shape);
-    copy(parameter->value, value);
-    parameter->value = leaf(value, gradients_.narrowed(0, offset, shape.count()).reshaped(shape));
-    offset += shape.count();
+    const Shape shape = parameter->master.shape();
+    const auto slice_of = [&](const Tensor& block) {
+      return block.narrowed(0, offset, shape.count()).reshaped(shape);
+    };
+    const bool is_rounded = parameter->value.dtype() != master;
+    copy(parameter->master, slice_of(values_));
+    parameter->master = slice_of(values_);
+    parameter->value = leaf(is_rounded ? slice_of(rounded_) : parameter->master, slice_of(gradients_));
+    offset += aligned_count(parameter->master);
   }
+  round_values();
+}
+
+void ParameterStore::round_values() {
+  if (rounded_.defined()) copy(values_, rounded_);
 }
 
 std::vector<Tensor> ParameterStore::leaves(const std::string& prefix) const {
@@ -67,7 +91,7 @@ std::vector<Tensor> ParameterStore::leaves(const std::string& prefix) const {
 
 std::int64_t ParameterStore::count() const {
   std::int64_t total = 0;
-  for (const Parameter& parameter : parameters_) total += parameter.value.count();
+  for (const Parameter& parameter : parameters_) total += parameter.master.count();
   return total;
 }
 
@@ -84,8 +108,9 @@ Scope Scope::with_streams_of(const Scope& other) const {
   return out;
 }
 
-Parameter& Scope::parameter(const std::string& name, const Shape& shape, Initializer initializer) const {
-  return store_->get(joined(path_, name), shape, initializer);
+Parameter& Scope::parameter(const std::string& name, const Shape& shape, Initializer initializer,
+                            Precision precision) const {
+  return store_->get(joined(path_, name), shape, initializer, precision);
 }
 
 RandomStream Scope::stream(const std::string& name) const { return store_->stream(joined(stream_path_, name)); }

@@ -12,7 +12,7 @@ MultiHeadAttention::MultiHeadAttention(const Scope& scope, std::int64_t width, c
       path_(scope.path()) {}
 
 Tensor MultiHeadAttention::operator()(const Tensor& x, const SequenceLayout& layout, bool training) {
-  const MemoryScope memory(path_);
+  const ModuleScope memory(path_);
   return with_context(
       [&] { return path_; },
       [&] {

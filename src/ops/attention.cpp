@@ -23,22 +23,22 @@ Tensor softmax_attention(const Tensor& q, const Tensor& k, const Tensor& v, cons
   const AttentionTensors inputs = attention_inputs("softmax_attention", q, k, v, layout);
   // the coordinates of a weight share one stream block (kernels::weight_dropout_block)
   require(
-      options.rate == 0 || (layout.padded_length <= 1 << 24 && q.size(1) < 1 << 16),
-      "softmax_attention: dropout of weights needs lengths up to 2^24 and less than 2^16 heads, got {} and {}",
-      layout.padded_length, q.size(1));
+      options.rate == 0 || (layout.longest <= 1 << 26 && q.size(1) < 1 << 16),
+      "softmax_attention: dropout of weights needs lengths up to 2^26 and less than 2^16 heads, got {} and {}",
+      layout.longest, q.size(1));
   const Tensor out = empty(v.shape(), v.dtype(), v.device());
-  const Tensor log_sums = empty({q.size(1), q.size(0)}, q.dtype(), q.device());
+  const Tensor log_sums = empty_sums({q.size(1), q.size(0)}, q);
   const kernels::SoftmaxOptions settings{scale, {static_cast<float>(options.rate), options.stream}};
   dispatch(q, [&]<class T>(auto& device, Type<T>) {
     kernels::softmax_attention_forward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
-                                          heads_of<T>(out), log_sums.data<T>());
+                                          heads_of<T>(out), log_sums.data<Accumulate<T>>());
   });
   return record("softmax_attention", out, {q, k, v}, [=](const Tensor& gradient, GradientSink& sink) {
     const Tensor dout = with_unit_width(gradient);
     const AttentionTensors d = attention_gradients(inputs);
     dispatch(dout, [&]<class T>(auto& device, Type<T>) {
       kernels::softmax_attention_backward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
-                                             {heads_of<const T>(out), log_sums.data<T>()},
+                                             {heads_of<const T>(out), log_sums.data<Accumulate<T>>()},
                                              heads_of<const T>(dout), gradients_of<T>(d));
     });
     add_attention_gradients(d, sink);

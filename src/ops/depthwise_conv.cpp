@@ -7,7 +7,7 @@ namespace tern {
 Tensor depthwise_conv(const Tensor& input, const Tensor& weight, const SequenceLayout& layout) {
   require_floating("depthwise_conv", input);
   require(input.rank() == 3 && weight.rank() == 2 && weight.size(0) == input.size(1) &&
-              weight.size(1) % 2 == 1 && weight.dtype() == input.dtype() && input.size(0) == layout.tokens(),
+              weight.size(1) % 2 == 1 && is_parameter_for(weight, input) && input.size(0) == layout.tokens(),
           "depthwise_conv: needs x [{}, heads, width] and weight [heads, odd window] of one type, got {} {} "
           "and {} {}",
           layout.tokens(), input.dtype(), input.shape(), weight.dtype(), weight.shape());
@@ -15,17 +15,17 @@ Tensor depthwise_conv(const Tensor& input, const Tensor& weight, const SequenceL
   const Tensor y = empty(x.shape(), x.dtype(), x.device());
   const int window = static_cast<int>(filter.size(1));
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
-    kernels::depthwise_conv_forward<T>(device, sequences_of(layout), heads_of<const T>(x), filter.data<T>(),
-                                       window, y.data<T>());
+    kernels::depthwise_conv_forward<T>(device, sequences_of(layout), heads_of<const T>(x),
+                                       filter.data<Accumulate<T>>(), window, y.data<T>());
   });
   return record("depthwise_conv", y, {input, weight}, [=](const Tensor& gradient, GradientSink& sink) {
     const Tensor dy = contiguous_constant(gradient);
     const Tensor dx = sink.wants(0) ? empty_like(dy) : Tensor();
-    const Tensor dweight = sink.wants(1) ? zeros(filter.shape(), dy.dtype(), dy.device()) : Tensor();
+    const Tensor dweight = sink.wants(1) ? zero_sums(filter.shape(), dy) : Tensor();
     dispatch(dy, [&]<class T>(auto& device, Type<T>) {
-      kernels::depthwise_conv_backward<T>(device, sequences_of(layout), heads_of<const T>(x), filter.data<T>(),
-                                          window, dy.data<T>(), dx.defined() ? dx.data<T>() : nullptr,
-                                          dweight.defined() ? dweight.data<T>() : nullptr);
+      kernels::depthwise_conv_backward<T>(device, sequences_of(layout), heads_of<const T>(x),
+                                          filter.data<Accumulate<T>>(), window, dy.data<T>(),
+                                          data_or_null<T>(dx), data_or_null<Accumulate<T>>(dweight));
     });
     if (dx.defined()) sink.add(0, dx);
     if (dweight.defined()) sink.add(1, dweight);

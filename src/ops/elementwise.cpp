@@ -86,8 +86,8 @@ Tensor affine(const Tensor& input, double factor, double offset) {
   require_floating("affine", input);
   const Tensor x = contiguous_constant(input), y = empty_like(x);
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
-    kernels::affine<T>(device, x.count(), static_cast<T>(factor), static_cast<T>(offset), x.data<T>(),
-                       y.data<T>());
+    kernels::affine<T>(device, x.count(), static_cast<Accumulate<T>>(factor),
+                       static_cast<Accumulate<T>>(offset), x.data<T>(), y.data<T>());
   });
   return record("affine", y, {input},
                 [factor](const Tensor& dy, GradientSink& sink) { sink.add(0, affine(dy, factor)); });

@@ -1,32 +1,93 @@
 #include "kernels/embedding.h"
 
-#include "core/accumulate.h"
 #include "ops/views.h"
 
 namespace tern {
 
-Tensor embedding(const Tensor& ids, const Tensor& table) {
-  require_floating("embedding", table);
+namespace {
+
+template <class T>
+kernels::EmbeddingTables<T> tables_of(const Tensor& ids, const Tensor& table, const Tensor& position,
+                                      const Tensor& place_table) {
+  const kernels::Rows<const T> places =
+      place_table.defined() ? rows_of<const T>(place_table) : kernels::Rows<const T>{nullptr, 0, 0, 0};
+  return {rows_of<const T>(table), ids.data<std::int32_t>(), places,
+          position.defined() ? position.data<std::int32_t>() : nullptr};
+}
+
+void require_table(const char* op, const Tensor& ids, const Tensor& table) {
+  require_floating(op, table);
   require(ids.rank() == 1 && ids.is_contiguous() && table.rank() == 2,
-          "embedding: needs contiguous ids [count] and a table [rows, width], got {} and {}", ids.shape(),
+          "{}: needs contiguous ids [count] and a table [rows, width], got {} and {}", op, ids.shape(),
           table.shape());
-  const Tensor source = contiguous_constant(table),
-               y = empty({ids.size(0), table.size(1)}, table.dtype(), table.device());
-  dispatch(source, [&]<class T>(auto& device, Type<T>) {
-    const std::int64_t bad = kernels::gather_rows<T>(device, rows_of<const T>(source), ids.data<std::int32_t>(),
-                                                     ids.count(), y.data<T>());
-    require(bad < 0, "embedding: ids must lie in [0, {}), got {} at place {}", table.size(0),
+}
+
+void look_up(const char* op, const Tensor& ids, const Tensor& table, const Tensor& position,
+             const Tensor& place_table, const kernels::DropoutMask& mask, const Tensor& y) {
+  dispatch(y, [&]<class T>(auto& device, Type<T>) {
+    const std::int64_t bad = kernels::embedding_forward<T>(
+        device, tables_of<Accumulate<T>>(ids, table, position, place_table), ids.count(), mask, y.data<T>());
+    require(bad < 0, "{}: ids must lie in [0, {}), got {} at place {}", op, table.size(0),
             bad < 0 ? 0 : ids.data<std::int32_t>()[bad], bad);
   });
-  return record("embedding", y, {table}, [ids](const Tensor& gradient, GradientSink& sink) {
-    const Tensor dy = contiguous_constant(gradient);
-    sink.write(0, [&](const Tensor& target, bool accumulate) {
-      if (!accumulate) clear(target);
-      dispatch(dy, [&]<class T>(auto& device, Type<T>) {
-        kernels::scatter_add_rows<T>(device, rows_of<const T>(dy), ids.data<std::int32_t>(), target.data<T>());
-      });
-    });
+}
+
+/// Adds the rows of dropout(dy) to the gradient of the table `index` of the node.
+void scatter(const Tensor& dy, const kernels::DropoutMask& mask, const Tensor& ids, std::int64_t rows,
+             int index, GradientSink& sink) {
+  const Tensor target = gradient_sums(sink, index);
+  if (!target.defined()) return;
+  dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+    kernels::scatter_add_rows<T>(device, rows_of<const T>(dy), mask, ids.data<std::int32_t>(), rows,
+                                 target.data<Accumulate<T>>());
   });
+}
+
+}  // namespace
+
+Tensor embedding(const Tensor& ids, const Tensor& table) {
+  require_table("embedding", ids, table);
+  require(table.dtype() == accumulate_type(table.dtype()),
+          "embedding: the table must be float32 or float64, got {}", table.dtype());
+  const Tensor source = contiguous_constant(table),
+               y = empty({ids.size(0), table.size(1)}, table.dtype(), table.device());
+  look_up("embedding", ids, source, {}, {}, {}, y);
+  return record("embedding", y, {table}, [ids, rows = table.size(0)](const Tensor& dy, GradientSink& sink) {
+    scatter(contiguous_constant(dy), {}, ids, rows, 0, sink);
+  });
+}
+
+Tensor token_embedding(const Tensor& ids, const Tensor& table, const Tensor& place_table,
+                       const SequenceLayout& layout, const DropoutOptions& options, DType dtype) {
+  require_table("token_embedding", ids, table);
+  require_rate("token_embedding", options.rate);
+  require(
+      place_table.rank() == 2 && place_table.size(1) == table.size(1) &&
+          place_table.size(0) >= layout.padded_length && ids.size(0) == layout.tokens() &&
+          table.dtype() == accumulate_type(dtype) && place_table.dtype() == table.dtype(),
+      "token_embedding: needs {} ids and {} tables [rows, width] and [at least {}, width], got {}, {} {} and "
+      "{} {}",
+      layout.tokens(), accumulate_type(dtype), layout.padded_length, ids.size(0), table.dtype(), table.shape(),
+      place_table.dtype(), place_table.shape());
+  if (is_same_value(table, place_table))
+    return token_embedding(ids, table, affine(place_table, 1), layout, options, dtype);
+  const Tensor source = contiguous_constant(table), places = contiguous_constant(place_table),
+               y = empty({ids.size(0), table.size(1)}, dtype, table.device());
+  const RowCoordinates rows = layout.token_rows();
+  look_up("token_embedding", ids, source, layout.position, places, mask_of(rows, options), y);
+  return record("token_embedding", y, {table, place_table},
+                [=, count = table.size(0), place_count = place_table.size(0)](const Tensor& gradient,
+                                                                              GradientSink& sink) {
+                  const Tensor dy = contiguous_constant(gradient);
+                  const kernels::DropoutMask mask = mask_of(rows, options);
+                  scatter(dy, mask, ids, count, 0, sink);
+                  const Tensor target = gradient_sums(sink, 1);
+                  if (!target.defined()) return;
+                  dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+                    kernels::scatter_add_places<T>(device, sequences_of(layout), rows_of<const T>(dy), mask,
+                                                   place_count, target.data<Accumulate<T>>());
+                  });
+                });
 }
 
 Tensor sequence_mean(const Tensor& input, const SequenceLayout& layout, std::int64_t divisor) {
@@ -50,11 +111,26 @@ Tensor sequence_mean(const Tensor& input, const SequenceLayout& layout, std::int
                 });
 }
 
-Tensor sequence_first(const Tensor& x, const SequenceLayout& layout) {
-  const std::int32_t* offsets = layout.offsets.data<std::int32_t>();
-  for (std::int64_t s = 0; s < layout.sequences(); ++s)
-    require(offsets[s] < offsets[s + 1], "sequence_first: sequence {} has no token; pool by mean instead", s);
-  return embedding(contiguous_constant(layout.offsets.narrowed(0, 0, layout.sequences())), x);
+Tensor sequence_first(const Tensor& input, const SequenceLayout& layout) {
+  require_floating("sequence_first", input);
+  require(input.rank() == 2 && input.size(0) == layout.tokens(),
+          "sequence_first: x must be [{}, width], got {}", layout.tokens(), input.shape());
+  require(layout.shortest > 0 || layout.sequences() == 0,
+          "sequence_first: a sequence has no token; pool by mean instead");
+  const Tensor x = contiguous_constant(input),
+               y = empty({layout.sequences(), x.size(1)}, x.dtype(), x.device());
+  dispatch(x, [&]<class T>(auto& device, Type<T>) {
+    kernels::sequence_first_forward<T>(device, sequences_of(layout), rows_of<const T>(x), y.data<T>());
+  });
+  return record("sequence_first", y, {input},
+                [layout, shape = x.shape()](const Tensor& gradient, GradientSink& sink) {
+                  const Tensor dy = contiguous_constant(gradient), dx = empty(shape, dy.dtype(), dy.device());
+                  dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+                    kernels::sequence_first_backward<T>(device, sequences_of(layout), shape[1], dy.data<T>(),
+                                                        dx.data<T>());
+                  });
+                  sink.add(0, dx);
+                });
 }
 
 }  // namespace tern

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/accumulate.h"
 #include "ops/views.h"
 
 namespace tern {
@@ -15,11 +14,6 @@ using kernels::Transpose;
 void require_blas_size(const char* op, std::int64_t size) {
   require(size <= std::numeric_limits<std::int32_t>::max(),
           "{}: matrices must have less than 2^31 rows and columns, got {}", op, size);
-}
-
-/// Whether one gradient belongs to both.
-bool is_same_value(const Tensor& a, const Tensor& b) {
-  return a.requires_gradient() && a.edge().node == b.edge().node && a.edge().output == b.edge().output;
 }
 
 kernels::MatmulShape matmul_shape(const Tensor& a, const Tensor& b, MatmulOptions options) {
@@ -49,40 +43,32 @@ kernels::MatmulShape matmul_shape(const Tensor& a, const Tensor& b, MatmulOption
           m * n};
 }
 
-/// target (+)= op(a) op(b).
-void multiply_into(const Tensor& a, const Tensor& b, MatmulOptions options, const Tensor& target,
-                   bool accumulate) {
+Tensor product(const Tensor& a, const Tensor& b, MatmulOptions options) {
+  const kernels::MatmulShape extents = matmul_shape(a, b, options);
+  Shape shape = a.shape();
+  shape[shape.rank() - 2] = extents.m;
+  shape[shape.rank() - 1] = extents.n;
+  const Tensor c = empty(shape, a.dtype(), a.device());
   dispatch(a, [&]<class T>(auto& device, Type<T>) {
-    kernels::matmul<T>(device, matmul_shape(a, b, options), a.data<T>(), b.data<T>(), accumulate ? T(1) : T(0),
-                       target.data<T>());
+    kernels::matmul<T>(device, extents, a.data<T>(), b.data<T>(), Accumulate<T>(0), c.data<T>());
   });
+  return c;
 }
 
 }  // namespace
 
 Tensor matmul(const Tensor& first, const Tensor& second, MatmulOptions options) {
-  const kernels::MatmulShape extents = matmul_shape(first, second, options);
+  matmul_shape(first, second, options);
   const Tensor a = contiguous_constant(first), b = contiguous_constant(second);
-  Shape shape = a.shape();
-  shape[shape.rank() - 2] = extents.m;
-  shape[shape.rank() - 1] = extents.n;
-  const Tensor c = empty(shape, a.dtype(), a.device());
-  multiply_into(a, b, options, c, false);
-  return record("matmul", c, {first, second}, [a, b, options](const Tensor& gradient, GradientSink& sink) {
-    const Tensor dc = contiguous_constant(gradient);
-    sink.write(0, [&](const Tensor& da, bool accumulate) {
-      if (options.transpose_a)
-        multiply_into(b, dc, {options.transpose_b, true}, da, accumulate);
-      else
-        multiply_into(dc, b, {false, !options.transpose_b}, da, accumulate);
-    });
-    sink.write(1, [&](const Tensor& db, bool accumulate) {
-      if (options.transpose_b)
-        multiply_into(dc, a, {true, options.transpose_a}, db, accumulate);
-      else
-        multiply_into(a, dc, {!options.transpose_a, false}, db, accumulate);
-    });
-  });
+  return record("matmul", product(a, b, options), {first, second},
+                [a, b, options](const Tensor& gradient, GradientSink& sink) {
+                  const Tensor dc = contiguous_constant(gradient);
+                  const bool ta = options.transpose_a, tb = options.transpose_b;
+                  if (sink.wants(0))
+                    sink.add(0, ta ? product(b, dc, {tb, true}) : product(dc, b, {false, !tb}));
+                  if (sink.wants(1))
+                    sink.add(1, tb ? product(dc, a, {true, ta}) : product(a, dc, {!ta, false}));
+                });
 }
 
 Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, ActivationKind activation) {
@@ -91,13 +77,11 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, Act
               weight.dtype() == input.dtype(),
           "linear: x [..., inputs] needs a weight [outputs, inputs] of its type, got {} {} and {} {}",
           input.dtype(), input.shape(), weight.dtype(), weight.shape());
-  require(!bias.defined() || bias.shape() == Shape{weight.size(0)}, "linear: the bias must be [{}], got {}",
-          weight.size(0), bias.defined() ? bias.shape() : Shape{});
+  require(!bias.defined() || (bias.shape() == Shape{weight.size(0)} && is_parameter_for(bias, input)),
+          "linear: the bias must be {} [{}], got {} {}", accumulate_type(input.dtype()), weight.size(0),
+          bias.dtype(), bias.defined() ? bias.shape() : Shape{});
   require(weight.count() > 0, "linear: the weight must not be empty, got shape {}", weight.shape());
   require_blas_size("linear", std::max(weight.size(0), weight.size(1)));
-  // The closure holds the gradient buffers of all inputs at once, so they must be different ones.
-  if (is_same_value(input, weight)) return linear(input, affine(weight, 1), bias, activation);
-  if (is_same_value(input, bias)) return linear(input, weight, affine(bias, 1), activation);
   const auto kind = static_cast<kernels::Activation>(activation);
   const Tensor x = contiguous_constant(input), w = contiguous_constant(weight),
                added = bias.defined() ? contiguous_constant(bias) : Tensor();
@@ -108,32 +92,22 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, Act
   const bool keeps_sums = activation == ActivationKind::gelu && is_recording();
   const Tensor before = keeps_sums ? empty_like(y) : Tensor();
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
-    kernels::linear_forward<T>(device, rows_of<const T>(x), w.data<T>(),
-                               added.defined() ? added.data<T>() : nullptr, outputs, kind,
-                               keeps_sums ? before.data<T>() : nullptr, y.data<T>());
+    kernels::linear_forward<T>(device, rows_of<const T>(x), w.data<T>(), data_or_null<Accumulate<T>>(added),
+                               outputs, kind, data_or_null<T>(before), y.data<T>());
   });
   const Tensor saved = activation == ActivationKind::gelu   ? before
                        : activation == ActivationKind::relu ? y
                                                             : Tensor();
   return record("linear", y, {input, weight, bias}, [=](const Tensor& gradient, GradientSink& sink) {
     const Tensor dy = contiguous_constant(gradient);
-    Tensor dx, dw, db;
-    bool accumulate_dx = false;
-    sink.write(0, [&](const Tensor& target, bool accumulate) { dx = target, accumulate_dx = accumulate; });
-    const auto take = [](Tensor& out) {
-      return [&out](const Tensor& target, bool accumulate) {
-        out = target;
-        if (!accumulate) clear(target);
-      };
-    };
-    sink.write(1, take(dw));
-    sink.write(2, take(db));
+    const Tensor dx = sink.wants(0) ? empty_like(x) : Tensor();
+    const Tensor dw = gradient_sums(sink, 1), db = gradient_sums(sink, 2);
     dispatch(dy, [&]<class T>(auto& device, Type<T>) {
       kernels::linear_backward<T>(device, rows_of<const T>(x), w.data<T>(), outputs, kind,
-                                  saved.defined() ? saved.data<T>() : nullptr, dy.data<T>(),
-                                  dx.defined() ? dx.data<T>() : nullptr, accumulate_dx,
-                                  dw.defined() ? dw.data<T>() : nullptr, db.defined() ? db.data<T>() : nullptr);
+                                  data_or_null<T>(saved), dy.data<T>(), data_or_null<T>(dx),
+                                  data_or_null<Accumulate<T>>(dw), data_or_null<Accumulate<T>>(db));
     });
+    if (dx.defined()) sink.add(0, dx);
   });
 }
 

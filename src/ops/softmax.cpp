@@ -1,7 +1,5 @@
 #include "kernels/softmax.h"
 
-#include <algorithm>
-
 #include "ops/views.h"
 
 namespace tern {
@@ -23,27 +21,28 @@ Tensor softmax(const Tensor& input) {
   });
 }
 
-Tensor cross_entropy(const Tensor& input, const Tensor& classes) {
+Tensor cross_entropy(const Tensor& input, const Tensor& classes, ScoreTotals* score) {
   require_floating("cross_entropy", input);
   require(input.rank() == 2 && classes.shape() == Shape{input.size(0)} && input.size(1) > 0,
           "cross_entropy: needs logits [rows, classes] and labels [rows], got {} and {}", input.shape(),
           classes.shape());
-  const Tensor labels = contiguous_constant(classes);
-  const std::int32_t* label = labels.data<std::int32_t>();
-  for (std::int64_t r = 0; r < labels.count(); ++r)
-    require(label[r] >= 0 && label[r] < input.size(1),
-            "cross_entropy: label {} of row {} is not one of {} classes", label[r], r, input.size(1));
-  const Tensor logits = contiguous_constant(input),
-               loss = empty({input.size(0)}, input.dtype(), input.device());
+  const Tensor labels = contiguous_constant(classes), logits = contiguous_constant(input),
+               loss = empty_sums({input.size(0)}, input);
   dispatch(logits, [&]<class T>(auto& device, Type<T>) {
-    kernels::cross_entropy_forward<T>(device, rows_of<const T>(logits), label, loss.data<T>());
+    const auto* label = labels.data<std::int32_t>();
+    const std::int64_t bad =
+        kernels::cross_entropy_forward<T>(device, rows_of<const T>(logits), label, loss.data<Accumulate<T>>());
+    require(bad < 0, "cross_entropy: label {} of row {} is not one of {} classes", bad < 0 ? 0 : label[bad],
+            bad, input.size(1));
+    if (score != nullptr)
+      kernels::add_score<T>(device, rows_of<const T>(logits), label, loss.data<Accumulate<T>>(), score);
   });
   return sum(
       record("cross_entropy", loss, {input}, [logits, labels](const Tensor& gradient, GradientSink& sink) {
         const Tensor dloss = contiguous_constant(gradient), dx = empty_like(logits);
-        dispatch(dloss, [&]<class T>(auto& device, Type<T>) {
+        dispatch(logits, [&]<class T>(auto& device, Type<T>) {
           kernels::cross_entropy_backward<T>(device, rows_of<const T>(logits), labels.data<std::int32_t>(),
-                                             dloss.data<T>(), rows_of<T>(dx));
+                                             dloss.data<Accumulate<T>>(), rows_of<T>(dx));
         });
         sink.add(0, dx);
       }));

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "core/accumulate.h"
 #include "core/dispatch.h"
 #include "kernels/dropout.h"
 #include "kernels/view.h"
@@ -45,8 +46,13 @@ inline Tensor contiguous_constant(const Tensor& x) {
 }
 
 inline kernels::Sequences sequences_of(const SequenceLayout& layout) {
-  return {layout.sequences(), layout.offsets.data<std::int32_t>(), layout.position.data<std::int32_t>(),
-          layout.sample.data<std::int64_t>()};
+  return {layout.sequences(),
+          layout.offsets.data<std::int32_t>(),
+          layout.position.data<std::int32_t>(),
+          layout.sample.data<std::int64_t>(),
+          layout.order.data<std::int32_t>(),
+          layout.tokens(),
+          layout.longest};
 }
 
 inline kernels::DropoutMask mask_of(const RowCoordinates& rows, const DropoutOptions& options) {
@@ -54,6 +60,41 @@ inline kernels::DropoutMask mask_of(const RowCoordinates& rows, const DropoutOpt
          "dropout: coordinates must be contiguous");
   return {static_cast<float>(options.rate), options.stream, rows.sample.data<std::int64_t>(),
           rows.position.data<std::int32_t>()};
+}
+
+/// The element pointer, or null for an undefined tensor.
+template <class T>
+T* data_or_null(const Tensor& x) {
+  return x.defined() ? x.data<T>() : nullptr;
+}
+
+/// An uninitialized tensor for sums of data of x's type.
+inline Tensor empty_sums(const Shape& shape, const Tensor& x) {
+  return empty(shape, accumulate_type(x.dtype()), x.device());
+}
+inline Tensor zero_sums(const Shape& shape, const Tensor& x) {
+  return zeros(shape, accumulate_type(x.dtype()), x.device());
+}
+
+/// A parameter that is summed with data of x's type: a bias, a norm's weight, a table.
+inline bool is_parameter_for(const Tensor& parameter, const Tensor& x) {
+  return parameter.dtype() == accumulate_type(x.dtype());
+}
+
+/// Whether one gradient belongs to both.
+inline bool is_same_value(const Tensor& a, const Tensor& b) {
+  return a.requires_gradient() && a.edge().node == b.edge().node && a.edge().output == b.edge().output;
+}
+
+/// Where a kernel adds the gradient of the parameter `index`; undefined where nobody wants it. Two inputs of
+/// one node must not be the same value.
+inline Tensor gradient_sums(GradientSink& sink, int index) {
+  Tensor out;
+  sink.write(index, [&out](const Tensor& target, bool accumulate) {
+    out = target;
+    if (!accumulate) clear(target);
+  });
+  return out;
 }
 
 inline void require_floating(const char* op, const Tensor& x) {

@@ -1,11 +1,37 @@
+#include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/dispatch.h"
 #include "kernels/update.h"
 #include "tern/optimizer.h"
 
 namespace tern {
+namespace {
+
+constexpr std::int64_t chunk_elements = 2048;
+
+/// The chunks of one parameter after another in the order of the flat block: last made first.
+std::vector<kernels::UpdateChunk> update_chunks(const ParameterStore& store) {
+  std::vector<kernels::UpdateChunk> chunks;
+  const auto& parameters = store.parameters();
+  std::int32_t place = 0;
+  for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter, ++place) {
+    const std::int64_t begin = parameter->master.offset() - store.values().offset(),
+                       end = begin + parameter->master.count();
+    for (std::int64_t first = begin; first < end; first += chunk_elements)
+      chunks.push_back(
+          {first, std::min(chunk_elements, end - first), place, parameter->master.rank() >= 2 ? 1 : 0});
+  }
+  return chunks;
+}
+
+Tensor bytes_on(Device device, const std::vector<kernels::UpdateChunk>& chunks) {
+  std::vector<std::uint8_t> bytes(chunks.size() * sizeof(kernels::UpdateChunk));
+  if (!bytes.empty()) std::memcpy(bytes.data(), chunks.data(), bytes.size());
+  return from_vector(bytes, {static_cast<std::int64_t>(bytes.size())}, device);
+}
+
+}  // namespace
 
 void OptimizerConfig::fields(Fields& f) {
   f("learning_rate", learning_rate, "peak learning rate", positive());
@@ -16,55 +42,40 @@ void OptimizerConfig::fields(Fields& f) {
   f("clip_norm", clip_norm, "largest norm of the mean gradient; 0 means no clipping", at_least(0));
 }
 
-AdamW::AdamW(ParameterStore& store, const OptimizerConfig& config)
-    : store_(store),
-      config_(config),
-      m_(zeros(store.values().shape(), store.dtype(), store.device())),
-      v_(zeros(store.values().shape(), store.dtype(), store.device())) {
+AdamW::AdamW(ParameterStore& store, const OptimizerConfig& config) : store_(store), config_(config) {
   ensure(store.values().defined(), "AdamW: the parameters must be flattened first");
-  std::int64_t first = 0;
-  const auto& parameters = store.parameters();
-  for (auto parameter = parameters.rbegin(); parameter != parameters.rend();
-       ++parameter) {  // the flat block's order
-    const std::int64_t count = parameter->value.count();
-    const bool decays = parameter->value.rank() >= 2;
-    if (!ranges_.empty() && ranges_.back().decays == decays)
-      ranges_.back().count += count;
-    else
-      ranges_.push_back({first, count, decays});
-    first += count;
-  }
+  const Tensor& values = store.values();
+  m_ = zeros(values.shape(), values.dtype(), values.device());
+  v_ = zeros(values.shape(), values.dtype(), values.device());
+  const std::vector<kernels::UpdateChunk> chunks = update_chunks(store);
+  chunks_ = bytes_on(values.device(), chunks);
+  squares_ = zeros({static_cast<std::int64_t>(chunks.size())}, DType::float64, values.device());
+  const auto last = static_cast<std::int32_t>(store.parameters().size()) - 1;
+  for (const kernels::UpdateChunk& chunk : chunks) chunk_parameter_.push_back(last - chunk.parameter);
 }
 
-void AdamW::step(StepState& state, double loss, std::int64_t targets) {
-  const Tensor &gradient = store_.gradients(), &values = store_.values();
+void AdamW::step(StepMemory& state) {
+  const Tensor &gradient = store_.gradients(), &values = store_.values(), &rounded = store_.rounded();
+  const kernels::UpdateChunks chunks{reinterpret_cast<const kernels::UpdateChunk*>(chunks_.address()),
+                                     squares_.count()};
+  const kernels::AdamSettings settings{config_.beta2, config_.epsilon, config_.weight_decay, config_.clip_norm};
   dispatch(values, [&]<class T>(auto& device, Type<T>) {
-    const double mean = 1.0 / static_cast<double>(std::max<std::int64_t>(targets, 1));
-    state.gradient_norm =
-        mean * std::sqrt(kernels::sum_of_squares<T>(device, gradient.count(), gradient.data<T>()));
-    const bool is_clipped = config_.clip_norm > 0 && state.gradient_norm > config_.clip_norm;
-    const double applied_norm = is_clipped ? config_.clip_norm : state.gradient_norm;
-    // The square goes into the second moment and must not overflow there.
-    state.is_finite = std::isfinite(state.gradient_norm) && std::isfinite(loss) &&
-                      applied_norm * applied_norm <= static_cast<double>(std::numeric_limits<T>::max());
-    if (!state.is_finite) return;
-    state.gradient_scale = is_clipped ? mean * config_.clip_norm / state.gradient_norm : mean;
-    ++updates_;
-    const auto count = static_cast<double>(updates_);
-    kernels::AdamStep update{state.learning_rate,
-                             state.beta1,
-                             config_.beta2,
-                             config_.epsilon,
-                             0,
-                             1 - std::pow(state.beta1, count),
-                             1 - std::pow(config_.beta2, count),
-                             state.gradient_scale};
-    for (const Range& range : ranges_) {
-      update.weight_decay = range.decays ? config_.weight_decay : 0;
-      kernels::adamw<T>(device, range.count, update, gradient.data<T>() + range.first,
-                        m_.data<T>() + range.first, v_.data<T>() + range.first, values.data<T>() + range.first);
+    if constexpr (!std::is_same_v<T, bfloat16>) {
+      kernels::measure_gradient<T>(device, chunks, settings, gradient.data<T>(), squares_.data<double>(),
+                                   state.state());
+      kernels::adamw<T>(device, chunks, settings, state.state(),
+                        {gradient.data<T>(), m_.data<T>(), v_.data<T>(), values.data<T>(),
+                         rounded.defined() ? rounded.data<bfloat16>() : nullptr});
     }
   });
+}
+
+std::vector<double> AdamW::gradient_norms(std::span<const double> squares) const {
+  std::vector<double> norms(store_.parameters().size(), 0.0);
+  for (std::size_t c = 0; c < chunk_parameter_.size(); ++c)
+    norms[static_cast<std::size_t>(chunk_parameter_[c])] += squares[c];
+  for (double& norm : norms) norm = std::sqrt(norm);
+  return norms;
 }
 
 }  // namespace tern

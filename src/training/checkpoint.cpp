@@ -27,7 +27,7 @@ io::Json state_json(const Experiment& experiment, const Progress& progress) {
   return {{"format_version", format_version},
           {"step", progress.step},
           {"position", progress.position},
-          {"updates", experiment.optimizer.updates()},
+          {"updates", experiment.state.read().updates},
           {"skipped", progress.skipped},
           {"skipped_in_a_row", progress.skipped_in_a_row},
           {"best_step", progress.best_step},
@@ -185,15 +185,16 @@ fs::path checkpoint_path(const fs::path& folder, std::int64_t step) {
 }
 
 std::int64_t checkpoint_bytes(const Experiment& experiment) {
-  return experiment.store.count() * static_cast<std::int64_t>(size_of(experiment.store.dtype())) * 3 + 65536;
+  return experiment.store.count() * static_cast<std::int64_t>(size_of(experiment.store.values().dtype())) * 3 +
+         65536;
 }
 
 std::string fingerprint(const Experiment& experiment, const Progress& progress) {
   io::Hasher hasher;
   for (const Tensor& block :
        {experiment.store.values(), experiment.optimizer.first_moment(), experiment.optimizer.second_moment()})
-    hasher.update(bytes_of(block));
-  const std::array<std::int64_t, 3> numbers{progress.step, progress.position, experiment.optimizer.updates()};
+    hasher.update(bytes_of(packed_on_host(experiment.store, block)));
+  const std::array<std::int64_t, 3> numbers{progress.step, progress.position, experiment.state.read().updates};
   hasher.update(std::as_bytes(std::span(numbers)));
   return io::to_hex(hasher.digest());
 }
@@ -240,8 +241,8 @@ Progress load_checkpoint(const fs::path& checkpoint, Experiment& experiment) {
     throw_error(ExitCode::bad_data, "{}: evaluation_is_due must be true or false", where);
   progress.evaluation_is_due = is_due.get<bool>();
   progress.elapsed_seconds = io::json_number(state, "elapsed_seconds", where);
-  experiment.optimizer.restore_updates(io::json_integer(state, "updates", where));
-  experiment.state.step = static_cast<std::uint32_t>(progress.step);
+  experiment.state.set_updates(io::json_integer(state, "updates", where));
+  experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
   const std::string expected = io::json_string(state, "fingerprint", where),
                     restored = fingerprint(experiment, progress);
   if (restored != expected)

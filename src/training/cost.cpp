@@ -34,7 +34,7 @@ double head_multiply_adds(const ModelConfig& model, const TaskInterface& task) {
 /// Floats that are alive for each token at the peak of a step.
 double floats_of_token(const ModelConfig& model) {
   const Widths x(model);
-  const double layer = (4 + 3 + mechanism_rows) * x.width + 2 * x.hidden;
+  const double layer = (4 + 3 + mechanism_rows) * x.width + x.hidden;
   const double kept = model.recompute ? 2 * x.layers * x.width + layer : x.layers * layer;
   const double in_flight = std::max(8 * x.width, 3 * x.width + 2 * x.hidden);
   return kept + in_flight;

@@ -21,7 +21,7 @@ struct Cost {
 ///
 /// Bytes: 4 for each of value, gradient and two moments of a parameter; and for each token the rows that the
 /// tape keeps: in every layer four rows of the norms, query, key, value and the mechanism's result and own rows
-/// (taken as 2.5), two of the hidden width; and the gradients in flight at the widest place of the backward
+/// (taken as 2.5), one of the hidden width; and the gradients in flight at the widest place of the backward
 /// pass. Within a factor 1.5 of the measured peak for the mechanisms that are built in, except for hundreds of
 /// hashes.
 Cost estimate_cost(const ModelConfig& model, const TaskInterface& task, std::int64_t parameters,

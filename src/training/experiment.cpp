@@ -15,15 +15,63 @@ Model flat_model(ParameterStore& store, const ExperimentConfig& config, const Ta
   return model;
 }
 
+DType model_type(RunPrecision precision) {
+  return precision == RunPrecision::bfloat16 ? DType::bfloat16 : DType::float32;
+}
+
+constexpr auto cpu_precision_text = "must be float32 (or auto) where run.device is cpu";
+bool is_for_cpu(RunPrecision precision) {
+  return precision == RunPrecision::automatic || precision == RunPrecision::float32;
+}
+
+ExperimentConfig resolved_run(ExperimentConfig config) {
+  config.run = resolved(config.run);
+  return config;
+}
+
+/// The device, once it is known to work and its kernels have their options.
+Device prepared_device(const RunConfig& config) {
+  const Device device = device_of(config);
+  if (device.type == DeviceType::cuda) {
+    set_cuda_options({config.deterministic, config.precision == RunPrecision::tf32});
+    synchronize(device);  // throws where no GPU can be used
+  }
+  return device;
+}
+
 }  // namespace
+
+RunConfig resolved(RunConfig config) {
+  if (config.device == RunDevice::automatic)
+    config.device = cuda_devices() > 0 ? RunDevice::cuda : RunDevice::cpu;
+  const bool is_cpu = config.device == RunDevice::cpu;
+  if (is_cpu && !is_for_cpu(config.precision))
+    throw_error(ExitCode::bad_config, "run.precision {}", cpu_precision_text);
+  if (config.precision == RunPrecision::automatic)
+    config.precision = is_cpu ? RunPrecision::float32 : RunPrecision::bfloat16;
+  return config;
+}
+
+Device device_of(const RunConfig& config) {
+  ensure(config.device != RunDevice::automatic, "device_of: the configuration is not resolved");
+  return config.device == RunDevice::cuda ? Device{DeviceType::cuda, 0} : Device{};
+}
 
 void RunConfig::fields(Fields& f) {
   f("seed", seed, "seed of initial weights, shuffling, dropout and hashing");
   f("threads", threads, "CPU threads; 0 means one for each core; results do not depend on it", between(0, 4096))
       .changeable();
-  f("device", device, "where to compute");
+  f("device", device, "where to compute; auto means a GPU where there is one");
+  f("precision", precision,
+    "type of activations and products; tf32 is float32 with rounded factors of products; auto means bfloat16 "
+    "on "
+    "a GPU and float32 on the CPU");
+  f("deterministic", deterministic,
+    "equal runs end in equal bits on a GPU too, at some cost in speed; on the CPU they always do");
+  f("graphs", graphs, "launch captured steps as one on a GPU; results are the same without").changeable();
   f("out", out, "folder that holds run folders", not_empty()).changeable();
   f("name", name, "run folder's name; empty means the configuration's name, attention and seed").changeable();
+  f.require(device != RunDevice::cpu || is_for_cpu(precision), "precision", cpu_precision_text);
 }
 
 void TrainingConfig::fields(Fields& f) {
@@ -51,10 +99,14 @@ void ExperimentConfig::fields(Fields& f) {
   f("training", training, "length, batches, evaluation, checkpoints");
 }
 
-Experiment::Experiment(const ExperimentConfig& chosen, DType dtype)
-    : config(chosen),
-      task(make_task(config.task)),
-      store(config.run.seed, &state.step, dtype),
+Experiment::Experiment(const ExperimentConfig& chosen, std::optional<DType> dtype)
+    : Experiment(chosen, make_task(chosen.task), dtype) {}
+
+Experiment::Experiment(const ExperimentConfig& chosen, const Task& chosen_task, std::optional<DType> dtype)
+    : config(resolved_run(chosen)),
+      task(chosen_task),
+      state(prepared_device(config.run)),
+      store(config.run.seed, state.step(), dtype.value_or(model_type(config.run.precision)), state.device()),
       model(flat_model(store, config, task)),
       optimizer(store, config.optimizer),
       schedule(make_schedule(config.schedule)) {}

@@ -7,6 +7,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// `x` must live as long as the record.
 io::TensorRecord record_of(const std::string& name, const Tensor& x) {
   return {name, x.dtype(), std::vector<std::int64_t>(x.shape().begin(), x.shape().end()), bytes_of(x)};
 }
@@ -17,7 +18,9 @@ void read_into(const io::SafetensorsFile& file, const std::string& name, const T
     throw_error(ExitCode::bad_data,
                 "{}: {} must be {} {}, got {} {}; the model differs from the one that wrote the file",
                 file.path(), name, target.dtype(), target.shape(), record.dtype, Shape(record.shape));
-  std::memcpy(target.address(), record.bytes.data(), record.bytes.size());
+  const Tensor host = target.device() == Device{} ? target : empty(target.shape(), target.dtype());
+  if (!record.bytes.empty()) std::memcpy(host.address(), record.bytes.data(), record.bytes.size());
+  if (target.device() != Device{}) copy(host, target);
 }
 
 void require_no_other_tensors(const io::SafetensorsFile& file, std::size_t expected) {
@@ -25,6 +28,38 @@ void require_no_other_tensors(const io::SafetensorsFile& file, std::size_t expec
     throw_error(ExitCode::bad_data,
                 "{}: must hold {} tensors, got {}; the model differs from the one that wrote the file",
                 file.path(), expected, file.tensors().size());
+}
+
+/// `x` itself in host memory, or a copy there.
+Tensor on_host(const Tensor& x) {
+  if (x.device() == Device{}) return x;
+  const Tensor host = empty(x.shape(), x.dtype());
+  copy(x, host);
+  return host;
+}
+
+/// Calls body(first element in the flat block, first element without gaps, count) for each parameter.
+template <class Body>
+void for_each_range(const ParameterStore& store, const Body& body) {
+  std::int64_t packed = 0;
+  const auto& parameters = store.parameters();
+  for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter) {
+    const std::int64_t count = parameter->master.count();
+    body(parameter->master.offset() - store.values().offset(), packed, count);
+    packed += count;
+  }
+}
+
+/// Reads what packed_on_host() gave into a flat block.
+void read_packed(const io::SafetensorsFile& file, const std::string& name, const ParameterStore& store,
+                 const Tensor& block) {
+  if (block.count() == store.count()) return read_into(file, name, block);
+  const Tensor packed = empty({store.count()}, block.dtype()), host = zeros(block.shape(), block.dtype());
+  read_into(file, name, packed);
+  for_each_range(store, [&](std::int64_t to, std::int64_t from, std::int64_t count) {
+    copy(packed.narrowed(0, from, count), host.narrowed(0, to, count));
+  });
+  copy(host, block);
 }
 
 /// A checkpoint folder is verified first: no damaged parameters are ever read from one.
@@ -44,22 +79,38 @@ std::string parameter_order(const ParameterStore& store) {
 
 }  // namespace
 
+Tensor packed_on_host(const ParameterStore& store, const Tensor& block) {
+  const Tensor host = on_host(block);
+  if (block.count() == store.count()) return host;
+  const Tensor packed = empty({store.count()}, block.dtype());
+  for_each_range(store, [&](std::int64_t from, std::int64_t to, std::int64_t count) {
+    copy(host.narrowed(0, from, count), packed.narrowed(0, to, count));
+  });
+  return packed;
+}
+
 void save_parameters(const fs::path& file, const ParameterStore& store) {
+  const Tensor values = on_host(store.values());  // one copy of all
   std::vector<io::TensorRecord> records;
-  for (const Parameter& parameter : store.parameters())
-    records.push_back(record_of(parameter.path, parameter.value));
+  for (const Parameter& parameter : store.parameters()) {
+    const Shape& shape = parameter.master.shape();
+    const std::int64_t first = parameter.master.offset() - store.values().offset();
+    records.push_back(record_of(parameter.path, values.viewed(shape, contiguous_strides(shape), first)));
+  }
   io::write_safetensors(file, records, {{"format", "tern"}});
 }
 
 void load_parameters(const fs::path& source, ParameterStore& store) {
   const io::SafetensorsFile file(parameter_file_of(source));
   require_no_other_tensors(file, store.parameters().size());
-  for (const Parameter& parameter : store.parameters()) read_into(file, parameter.path, parameter.value);
+  for (const Parameter& parameter : store.parameters()) read_into(file, parameter.path, parameter.master);
+  store.round_values();
 }
 
 void save_moments(const fs::path& file, const ParameterStore& store, const AdamW& optimizer) {
-  const std::vector records{record_of("first_moment", optimizer.first_moment()),
-                            record_of("second_moment", optimizer.second_moment())};
+  const Tensor first = packed_on_host(store, optimizer.first_moment()),
+               second = packed_on_host(store, optimizer.second_moment());
+  const std::vector records{record_of("first_moment", first), record_of("second_moment", second)};
   io::write_safetensors(file, records, {{"format", "tern"}, {"parameters", parameter_order(store)}});
 }
 
@@ -72,8 +123,8 @@ void load_moments(const fs::path& path, const ParameterStore& store, AdamW& opti
   if (order == file.metadata().end() || order->second != parameter_order(store))
     throw_error(ExitCode::bad_data,
                 "{}: belongs to other parameters; the model differs from the one that wrote the file", path);
-  read_into(file, "first_moment", optimizer.first_moment());
-  read_into(file, "second_moment", optimizer.second_moment());
+  read_packed(file, "first_moment", store, optimizer.first_moment());
+  read_packed(file, "second_moment", store, optimizer.second_moment());
 }
 
 void average_checkpoints(const std::vector<fs::path>& checkpoints, const fs::path& target) {

@@ -6,6 +6,10 @@
 
 namespace tern {
 
+/// The elements of `block`, which is laid out as store.values(), in host memory and without the gaps
+/// between parameters: [store.count()].
+Tensor packed_on_host(const ParameterStore& store, const Tensor& block);
+
 /// Bytes of a contiguous host tensor.
 inline std::span<const std::byte> bytes_of(const Tensor& x) {
   return {x.address(), static_cast<std::size_t>(x.count()) * size_of(x.dtype())};

@@ -40,11 +40,13 @@ ProgressLine::ProgressLine()
     : is_terminal_(isatty(STDERR_FILENO) == 1), last_(std::chrono::steady_clock::now()) {}
 ProgressLine::~ProgressLine() { finish(); }
 
+bool ProgressLine::is_due(bool is_last) const {
+  return is_last ||
+         std::chrono::steady_clock::now() - last_ >= (is_terminal_ ? terminal_interval : plain_interval);
+}
+
 void ProgressLine::show(const StepReport& report) {
-  const auto now = std::chrono::steady_clock::now();
-  const bool is_last = report.step == report.steps;
-  if (now - last_ < (is_terminal_ ? terminal_interval : plain_interval) && !is_last) return;
-  last_ = now;
+  last_ = std::chrono::steady_clock::now();
   if (!is_terminal_) return logging::info("train", "{}", text_of(report));
   std::fprintf(stderr, "\r\033[K%s", text_of(report).c_str());
   is_open_ = true;

@@ -19,6 +19,8 @@ class ProgressLine {
  public:
   ProgressLine();
   ~ProgressLine();
+  /// Whether enough time has passed since the last one; the last step's is always due.
+  bool is_due(bool is_last) const;
   void show(const StepReport& report);
   /// Ends an open terminal line, so that other output starts on its own.
   void finish();

@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
 void check_configuration(const fs::path& file, const ExperimentConfig& config) {
   ExperimentConfig before;
   config::load(before, file);
+  before.run = resolved(before.run);
   std::string differences;
   for (const config::Difference& difference : config::diff(before, config))
     if (!difference.changeable)
@@ -99,7 +100,8 @@ io::Json environment_json() {
           {"instruction_set", "x86-64-" + std::string(name(cpu_isa()))},
           {"threads", threads()},
           {"cores", static_cast<std::int64_t>(sysconf(_SC_NPROCESSORS_ONLN))},
-          {"blas", blas::description()}};
+          {"blas", blas::description()},
+          {"gpu", cuda_devices() > 0 ? cuda_description() : "none"}};
 }
 
 io::Json memory_json() {

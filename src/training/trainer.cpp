@@ -4,16 +4,14 @@
 #include <chrono>
 #include <cmath>
 
-#include "core/accumulate.h"
 #include "data/loader.h"
 #include "io/atomic_file.h"
 #include "tern/logging.h"
-#include "tern/memory.h"
-#include "tern/ops.h"
-#include "training/device_batch.h"
 #include "training/progress_line.h"
 #include "training/run_folder.h"
+#include "training/run_report.h"
 #include "training/splits.h"
+#include "training/step_runner.h"
 
 namespace tern {
 namespace {
@@ -24,16 +22,6 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 constexpr int failed_saves_allowed = 3;
 constexpr auto stopped_text = "stopped by a signal after step {}, saved; run the command again to continue";
 
-/// What one update saw, over all micro-batches and ranks.
-struct StepTotals {
-  double loss = 0, correct = 0, examples = 0, tokens = 0;
-  std::vector<std::int64_t> samples;
-};
-
-io::Json score_json(const Score& score) {
-  return {{"examples", score.examples}, {"loss", score.loss}, {"accuracy", score.accuracy}};
-}
-
 }  // namespace
 
 struct Trainer::State {
@@ -42,6 +30,7 @@ struct Trainer::State {
   std::shared_ptr<const data::RecordFile> train, dev, test;  // before the folder: no data, no folder
   data::TrainLoader loader;
   RunFolder folder;
+  StepRunner runner;
   Progress progress;
   ProgressLine line;
   Clock::time_point started = Clock::now();
@@ -57,17 +46,24 @@ struct Trainer::State {
         dev(open_split(e.task.dev, e.task)),
         test(open_split(e.task.test, e.task)),
         loader(train, training_loader_options(e, c)),
-        folder(options.folder, e.config) {}
+        folder(options.folder, e.config),
+        runner(e, c, [this] { return loader.next(); }) {}
 
   const TrainingConfig& training() const { return experiment.config.training; }
   void require_space() const;
   void restore(const RunOptions& options);
   void forget_lost_best();
-  StepTotals accumulate();
-  void update(const StepTotals& totals);
-  void dump_anomaly(const StepTotals& totals);
+  std::int64_t launched() const { return progress.step + static_cast<std::int64_t>(runner.pending()); }
+  void launch();
+  /// Takes outcomes until at most `pending` are left.
+  void settle(std::size_t pending);
+  void record(const StepOutcome& outcome);
+  void tell_anomaly(const StepOutcome& outcome);
   std::string last_good_checkpoint() const;
-  void report(const StepTotals& totals);
+  void report(const StepOutcome& outcome);
+  bool is_evaluation_due() const;
+  /// Whether the outcome of the last update launched must be known before the next.
+  bool must_settle() const;
   void evaluate_dev();
   /// Nothing is trained after a last save, so its failure is the run's.
   void save(bool is_last);
@@ -105,7 +101,7 @@ void Trainer::State::restore(const RunOptions& options) {
   } else {
     save_parameters(folder.file("initial.safetensors"), experiment.store);
   }
-  experiment.state.step = static_cast<std::uint32_t>(progress.step);
+  experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
   first_step = progress.step;
   seconds_before = progress.elapsed_seconds;
   folder.open_metrics(progress.step);
@@ -123,60 +119,39 @@ void Trainer::State::forget_lost_best() {
   progress.evaluation_is_due = true;
 }
 
-StepTotals Trainer::State::accumulate() {
-  StepTotals totals;
-  clear(experiment.store.gradients());
-  for (std::int64_t part = 0; part < training().accumulate; ++part) {
-    const data::Batch batch = loader.next();
-    const DeviceBatch x = to_device(batch);
-    const Tensor logits = experiment.model(x.tokens, x.layout, true);
-    const Tensor loss = cross_entropy(logits, x.labels);
-    backward(loss);
-    totals.loss += loss.item();
-    totals.correct += static_cast<double>(count_correct(logits, x.labels));
-    totals.examples += static_cast<double>(batch.records);
-    totals.tokens += static_cast<double>(batch.tokens.size());
-    totals.samples.insert(totals.samples.end(), batch.sample.begin(), batch.sample.end());
-  }
-  return totals;
+void Trainer::State::launch() {
+  const std::int64_t step = launched();
+  const OptimizerConfig& optimizer = experiment.config.optimizer;
+  const ScheduleValue scheduled = experiment.schedule->at(step, training().steps);
+  with_context([&] { return format_text("step {}", step + 1); },
+               [&] {
+                 runner.launch(static_cast<std::uint32_t>(step), optimizer.learning_rate * scheduled.rate,
+                               scheduled.beta1.value_or(optimizer.beta1));
+               });
 }
 
-void Trainer::State::update(const StepTotals& totals) {
-  StepState& state = experiment.state;
-  const ScheduleValue scheduled = experiment.schedule->at(progress.step, training().steps);
-  state.learning_rate = experiment.config.optimizer.learning_rate * scheduled.rate;
-  state.beta1 = scheduled.beta1.value_or(experiment.config.optimizer.beta1);
-  experiment.optimizer.step(state, totals.loss, static_cast<std::int64_t>(totals.examples));
+void Trainer::State::settle(std::size_t pending) {
+  while (runner.pending() > pending)
+    with_context([&] { return format_text("step {}", progress.step + 1); }, [&] { record(runner.take()); });
+  // What comes between two updates draws from the number of updates done.
+  if (runner.pending() == 0) experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
+}
+
+void Trainer::State::record(const StepOutcome& outcome) {
   ++progress.step;
-  progress.position = loader.position();
-  state.step = static_cast<std::uint32_t>(progress.step);
-  if (state.is_finite) {
+  progress.position += training().batch_size;
+  if (outcome.state.is_finite) {
     progress.skipped_in_a_row = 0;
-    return;
+  } else {
+    ++progress.skipped;
+    ++progress.skipped_in_a_row;
+    tell_anomaly(outcome);
   }
-  ++progress.skipped;
-  ++progress.skipped_in_a_row;
-  dump_anomaly(totals);
+  report(outcome);
 }
 
-void Trainer::State::dump_anomaly(const StepTotals& totals) {
-  io::Json largest = io::Json::object();
-  for (const Parameter& parameter : experiment.store.parameters()) {
-    double top = 0;
-    for (const double g : gradient_of(parameter.value).to_vector<double>())
-      top = std::isnan(g) ? g : std::max(top, std::abs(g));
-    largest[parameter.path] = std::isfinite(top) ? io::Json(top) : io::Json("not finite");
-  }
-  const std::string name = "anomaly-" + std::to_string(progress.step) + ".json";
-  try {
-    folder.write_json(name,
-                      {{"step", progress.step},
-                       {"loss", std::isfinite(totals.loss) ? io::Json(totals.loss) : io::Json("not finite")},
-                       {"samples", totals.samples},
-                       {"largest_gradient", largest}});
-  } catch (const Error& error) {
-    logging::warning("train", "{} could not be written: {}", name, error.what());
-  }
+void Trainer::State::tell_anomaly(const StepOutcome& outcome) {
+  const std::string name = write_anomaly(folder, progress.step, outcome, experiment.store);
   logging::warning("train",
                    "step {}: loss or gradient is not finite; update skipped ({} in a row), batch named in {}",
                    progress.step, progress.skipped_in_a_row, name);
@@ -196,13 +171,16 @@ std::string Trainer::State::last_good_checkpoint() const {
   return good;
 }
 
-void Trainer::State::report(const StepTotals& totals) {
+void Trainer::State::report(const StepOutcome& outcome) {
+  const StepState& state = outcome.state;
   const double seconds = seconds_since(started), steps = static_cast<double>(progress.step - first_step);
-  const double loss = totals.loss / totals.examples, accuracy = totals.correct / totals.examples;
-  line.show({progress.step, training().steps, loss, accuracy, totals.tokens * steps / seconds, steps / seconds,
-             memory_statistics().peak_bytes});
+  const double loss = state.score.loss / state.score.examples,
+               accuracy = state.score.correct / state.score.examples;
+  const auto tokens = static_cast<double>(outcome.tokens);
+  if (line.is_due(progress.step == training().steps))
+    line.show({progress.step, training().steps, loss, accuracy, tokens * steps / seconds, steps / seconds,
+               runner.peak_bytes()});
   if (progress.step % training().log_every != 0 && progress.step != training().steps) return;
-  const StepState& state = experiment.state;
   io::Json row{{"kind", "train"},
                {"step", progress.step},
                {"loss", loss},
@@ -211,10 +189,20 @@ void Trainer::State::report(const StepTotals& totals) {
                {"beta1", state.beta1},
                {"gradient_norm", state.gradient_norm},
                {"skipped", progress.skipped},
-               {"tokens", totals.tokens},
+               {"tokens", tokens},
                {"seconds", seconds_before + seconds}};
-  if (training().log_samples) row["samples"] = totals.samples;
+  if (training().log_samples) row["samples"] = outcome.samples;
   folder.write_row(row);
+}
+
+bool Trainer::State::is_evaluation_due() const {
+  return progress.step % training().evaluate_every == 0 || progress.step == training().steps;
+}
+
+bool Trainer::State::must_settle() const {
+  const std::int64_t done = launched();
+  return stop_requested() || done == training().steps || done % training().evaluate_every == 0 ||
+         done % training().checkpoint_every == 0;
 }
 
 void Trainer::State::evaluate_dev() {
@@ -283,7 +271,7 @@ RunResult Trainer::State::finish() {
   if (progress.best_step > 0) {
     logging::info("test", "scoring the best checkpoint on dev, step {}", progress.best_step);
     load_parameters(checkpoint_path(folder.checkpoints(), progress.best_step), experiment.store);
-    experiment.state.step = static_cast<std::uint32_t>(progress.best_step);
+    experiment.state.set_step(static_cast<std::uint32_t>(progress.best_step));
   } else {
     logging::warning("test", "no evaluation on dev gave a finite loss: scoring the last parameters");
   }
@@ -291,21 +279,8 @@ RunResult Trainer::State::finish() {
   result.test_majority = majority_share(*test);
   // The parameters are the best ones now, not the last: nothing may be saved any more, and the last are.
   if (stop_requested()) throw_error(ExitCode::interrupted, stopped_text, progress.step);
-  folder.write_json("result.json", {{"task", experiment.config.task.kind()},
-                                    {"attention", experiment.config.model.attention.kind()},
-                                    {"seed", experiment.config.run.seed},
-                                    {"steps", progress.step},
-                                    {"skipped", progress.skipped},
-                                    {"parameters", experiment.store.count()},
-                                    {"best_step", progress.best_step},
-                                    {"dev_accuracy", progress.best_accuracy},
-                                    {"test", score_json(result.test.all)},
-                                    {"test_drop_last", score_json(result.test.drop_last)},
-                                    {"test_majority_accuracy", result.test_majority},
-                                    {"seconds", seconds_before + seconds_since(started)},
-                                    {"memory", memory_json()},
-                                    {"fingerprint", result.fingerprint},
-                                    {"environment", environment_json()}});
+  folder.write_json("result.json", result_json(experiment, result, seconds_before + seconds_since(started),
+                                               runner.peak_bytes()));
   return result;
 }
 
@@ -317,16 +292,8 @@ Trainer::Trainer(Experiment& experiment, Communicator& communicator, const RunOp
 Trainer::~Trainer() = default;
 
 void Trainer::step() {
-  with_context([&] { return format_text("step {}", state_->progress.step + 1); },
-               [&] {
-                 StepTotals totals = state_->accumulate();
-                 state_->communicator.sum(state_->experiment.store.gradients());
-                 state_->communicator.sum(std::span(&totals.loss, 1));
-                 state_->communicator.sum(std::span(&totals.correct, 1));
-                 state_->communicator.sum(std::span(&totals.examples, 1));
-                 state_->update(totals);
-                 state_->report(totals);
-               });
+  state_->launch();
+  state_->settle(0);
 }
 
 RunResult Trainer::run() {
@@ -337,10 +304,12 @@ RunResult Trainer::run() {
     state.stop_if_requested();
     state.save(state.progress.step == training.steps);
   }
-  while (state.progress.step < training.steps) {
-    step();
-    const std::int64_t done = state.progress.step;
-    if (done % training.evaluate_every == 0 || done == training.steps) state.evaluate_dev();
+  while (state.launched() < training.steps) {
+    state.launch();
+    const std::size_t pending = state.must_settle() ? 0 : state.runner.most_pending();
+    state.settle(pending);
+    if (pending > 0) continue;
+    if (state.is_evaluation_due()) state.evaluate_dev();
     state.save_if_due();
     state.stop_if_requested();
   }

@@ -46,8 +46,8 @@ std::vector<std::string> short_training(const std::filesystem::path& data, const
                                         int steps) {
   std::vector<std::string> arguments{"train", config_file("quickstart.yaml"), "--out", run.string()};
   for (const std::string& override :
-       {"task.data=" + data.string(), std::string("task.max_length=30"), std::string("task.padded_length=32"),
-        std::string("model.width=8"), std::string("model.hidden_width=8"),
+       {"task.data=" + data.string(), std::string("task.max_length=30"), std::string("run.device=cpu"),
+        std::string("task.padded_length=32"), std::string("model.width=8"), std::string("model.hidden_width=8"),
         "training.steps=" + std::to_string(steps), std::string("training.batch_size=8"),
         std::string("training.evaluate_every=2"), std::string("training.checkpoint_every=2"),
         std::string("schedule.warmup=1")}) {

@@ -57,10 +57,10 @@ TEST(Memory, a_freed_block_is_used_again) {
 TEST(Memory, owners_are_charged_until_their_tensors_die) {
   Tensor outlives;
   {
-    const MemoryScope outer("test.outer");
+    const ModuleScope outer("test.outer");
     const Tensor a = empty({1 << 12}, DType::uint8);
     {
-      const MemoryScope inner("test.inner");
+      const ModuleScope inner("test.inner");
       outlives = empty({1 << 14}, DType::uint8);
     }
     const Tensor b = empty({1 << 12}, DType::uint8);
@@ -74,7 +74,7 @@ TEST(Memory, owners_are_charged_until_their_tensors_die) {
 }
 
 TEST(Memory, scopes_belong_to_their_thread) {
-  const MemoryScope scope("test.main_thread");
+  const ModuleScope scope("test.main_thread");
   std::thread([] {
     const Tensor x = empty({1 << 15}, DType::uint8);
     EXPECT_EQ(find(memory_by_owner(), "test.main_thread")->live_bytes, 0);
@@ -88,10 +88,10 @@ TEST(Memory, owners_come_by_falling_peak) {
 }
 
 TEST(Memory, running_out_names_the_largest_owners) {
-  const MemoryScope scope("test.greedy");
+  const ModuleScope scope("test.greedy");
   const Tensor x = empty({1 << 20}, DType::uint8);
   const Error error = thrown_error([] { empty({std::int64_t{1} << 55}, DType::uint8); });
-  EXPECT_TRUE(mentions(error, "out of memory: asked 34359738368 MiB"));
+  EXPECT_TRUE(mentions(error, "out of memory on cpu: asked 34359738368 MiB"));
   EXPECT_TRUE(mentions(error, "test.greedy 1 MiB"));
   EXPECT_TRUE(mentions(error, "lower training.batch_size"));
 }

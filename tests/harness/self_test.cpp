@@ -55,12 +55,12 @@ TEST(Harness, reports_a_wrong_value) {
                   return planted(
                       x, [](double v) { return 2 * v + 1e-5; }, two);
                 }),
-                "planted in float32: result 0 entry");
+                "planted in float32 on cpu: result 0 entry");
   expect_report(case_of([](const Tensor& x) {
                   return planted(
                       x, [](double v) { return 2 * v + 1e-12; }, two);
                 }),
-                "planted in float64: result 0 entry");
+                "planted in float64 on cpu: result 0 entry");
 }
 
 TEST(Harness, reports_a_wrong_gradient) {
@@ -78,7 +78,7 @@ TEST(Harness, reports_a_wrong_float32_gradient) {
                     return is_float ? 2.001 : 2.0;
                   });
                 }),
-                "planted in float32: gradient of input 0 entry");
+                "planted in float32 on cpu: gradient of input 0 entry");
 }
 
 TEST(Harness, reports_a_gradient_that_breaks_its_own_formula) {
@@ -86,7 +86,7 @@ TEST(Harness, reports_a_gradient_that_breaks_its_own_formula) {
   c.gradient = [](const Arrays&, const Arrays& dy) {
     return Arrays{mapped(dy[0], [](double d) { return 3 * d; })};
   };
-  expect_report(c, "planted in float64: gradient of input 0 entry");
+  expect_report(c, "planted in float64 on cpu: gradient of input 0 entry");
 }
 
 TEST(Harness, reports_a_leak) {

@@ -20,25 +20,41 @@ namespace tern::test {
 template <class T>
 struct RaggedBatch {
   int heads, width;
-  std::vector<std::int32_t> offsets{0}, position;
+  std::int64_t longest = 0;
+  std::int64_t unused = 0;  ///< rows behind the last sequence
+  std::vector<std::int32_t> offsets{0}, position, order;
   std::vector<std::int64_t> sample;
   std::vector<T> product;
 
-  RaggedBatch(const std::vector<int>& lengths, int heads_, int width_, int first_position = 0, int gap = 1)
-      : heads(heads_), width(width_) {
+  RaggedBatch(const std::vector<int>& lengths, int heads_, int width_, int first_position = 0, int gap = 1,
+              int unused_ = 0)
+      : heads(heads_), width(width_), unused(unused_) {
     for (const int length : lengths) {
       sample.push_back(1000 + 7 * static_cast<std::int64_t>(sample.size()));
       for (int i = 0; i < length; ++i) position.push_back(first_position + i * gap + (gap > 1 ? i % 2 : 0));
       offsets.push_back(offsets.back() + length);
     }
+    set_order();
     product.resize(static_cast<std::size_t>(tokens() * token_stride()));
     fill(product, 11);
   }
-  std::int64_t tokens() const { return offsets.back(); }
+  std::int64_t tokens() const { return offsets.back() + unused; }
   std::int64_t head_stride() const { return width + 2; }
   std::int64_t token_stride() const { return 3 * heads * head_stride(); }
   std::int64_t sequences() const { return static_cast<std::int64_t>(sample.size()); }
-  kernels::Sequences layout() const { return {sequences(), offsets.data(), position.data(), sample.data()}; }
+  /// Of the sequences that `offsets` describes.
+  void set_order() {
+    const auto length = [&](std::int32_t s) {
+      return offsets[static_cast<std::size_t>(s) + 1] - offsets[static_cast<std::size_t>(s)];
+    };
+    order.clear();
+    for (std::int32_t s = 0; s < sequences(); ++s) order.push_back(s);
+    std::ranges::stable_sort(order, std::greater{}, length);
+    longest = order.empty() ? 0 : length(order.front());
+  }
+  kernels::Sequences layout() const {
+    return {sequences(), offsets.data(), position.data(), sample.data(), order.data(), tokens(), longest};
+  }
 
   /// View of part 0 (q), 1 (k) or 2 (v) of a product.
   template <class U>
@@ -79,7 +95,6 @@ struct RaggedBatch {
   }
 };
 
-/// One pair's part in the result: y_i += weight v_j, and with slope = dout_i . v_j, dscore = value times its
 /// A mechanism on one sequence and head: out_i = sum_j weight_ij v_j, and how a row's scores move the loss.
 struct Matrices {
   std::vector<std::vector<double>> weight;  ///< [queries, keys]
@@ -92,13 +107,17 @@ struct Expected {
   std::vector<double> out, lse, dq, dk, dv;  ///< [tokens, heads, width], lse [heads, tokens]
 };
 
+/// Query i and key j of a sequence: 4 x 4 weights {i, i + 1, i + 8, i + 9} x {j, j + 1, j + 8, j + 9} share a
+/// block; the byte follows from the parities and from which half of 16 the tokens lie in.
 inline bool is_kept(const kernels::AttentionDropout& dropout, std::int64_t sample, int head, std::int64_t i,
                     std::int64_t j) {
-  const std::uint64_t block = (static_cast<std::uint64_t>(head) << 48) + (static_cast<std::uint64_t>(i) << 24) +
-                              static_cast<std::uint64_t>(j / 8);
-  const std::uint32_t word = dropout.stream.words(sample, block).word[(j % 8) / 2];
-  const std::uint32_t slice = j % 2 == 0 ? word & 0xFFFFu : word >> 16;
-  return slice >= static_cast<std::uint32_t>(std::lround(dropout.rate * 65536.0));
+  const auto patch = [](std::int64_t token) {
+    return static_cast<std::uint64_t>(token / 16 * 4 + token % 8 / 2);
+  };
+  const std::uint64_t block = (static_cast<std::uint64_t>(head) << 48) + (patch(i) << 24) + patch(j);
+  const std::uint32_t word = dropout.stream.words(sample, block).word[i % 2 * 2 + j % 2];
+  const std::int64_t byte = i % 16 / 8 * 2 + j % 16 / 8;
+  return (word >> (8 * byte) & 0xFF) >= static_cast<std::uint32_t>(std::lround(dropout.rate * 256.0));
 }
 
 using Scores = std::vector<std::vector<double>>;
@@ -156,8 +175,7 @@ template <class T>
 Mechanism softmax_mechanism(const RaggedBatch<T>& batch, const kernels::SoftmaxOptions& options) {
   return [&batch, options](const Scores& products, std::int64_t sequence, int head) {
     const std::size_t n = products.size();
-    const std::int32_t* position = batch.position.data() + batch.offsets[static_cast<std::size_t>(sequence)];
-    const double threshold = std::round(options.dropout.rate * 65536.0);
+    const double threshold = std::round(options.dropout.rate * 256.0);
     Scores p = products, factor(n, std::vector<double>(n, 1));
     Matrices made{.weight = products, .lse = std::vector<double>(n), .gradient = nullptr};
     for (std::size_t i = 0; i < n; ++i) {
@@ -170,8 +188,8 @@ Mechanism softmax_mechanism(const RaggedBatch<T>& batch, const kernels::SoftmaxO
         p[i][j] /= sum;
         if (threshold > 0) {
           const bool kept = is_kept(options.dropout, batch.sample[static_cast<std::size_t>(sequence)], head,
-                                    position[i], position[j]);
-          factor[i][j] = kept ? 65536 / (65536 - threshold) : 0;
+                                    static_cast<std::int64_t>(i), static_cast<std::int64_t>(j));
+          factor[i][j] = kept ? 256 / (256 - threshold) : 0;
         }
         made.weight[i][j] = p[i][j] * factor[i][j];
       }

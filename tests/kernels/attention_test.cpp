@@ -215,8 +215,8 @@ TEST_P(AttentionTest, dropout_does_not_depend_on_the_packing) {
   RaggedBatch<float> packed({90, 20}, 2, 6);
   packed.sample = {5, alone.sample[0]};
   packed.offsets = {0, 20, 110};
+  packed.set_order();
   std::copy(alone.product.begin(), alone.product.end(), packed.product.begin() + 20 * packed.token_stride());
-  for (std::size_t t = 0; t < 110; ++t) packed.position[t] = static_cast<std::int32_t>(t < 20 ? t : t - 20);
   const SoftmaxOptions options{.scale = 1, .dropout = dropout(0.3f)};
   const Results<float> a = run_softmax(GetParam(), alone, upstream(alone), options);
   const Results<float> b = run_softmax(GetParam(), packed, upstream(packed), options);
@@ -270,11 +270,33 @@ TEST_P(AttentionTest, a_nan_reaches_every_result_that_depends_on_it) {
   }
 }
 
-TEST(AttentionDropoutTest, rate_is_kept_to_a_part_in_65536) {
-  EXPECT_EQ(kernels::dropout_threshold(0.0f), 0u);
-  EXPECT_EQ(kernels::dropout_threshold(0.1f), 6554u);
-  EXPECT_EQ(kernels::dropout_threshold(0.5f), 32768u);
-  EXPECT_EQ(kernels::dropout_threshold(0.9999999f), 65535u);
+TEST_P(AttentionTest, dropout_does_not_depend_on_the_positions) {
+  const RaggedBatch<float> near({50, 17}, 2, 6), far({50, 17}, 2, 6, 1000, 3);
+  const SoftmaxOptions options{.scale = 1, .dropout = dropout(0.3f)};
+  const Results<float> a = run_softmax(GetParam(), near, upstream(near), options);
+  ASSERT_FALSE(a.out.empty());
+  EXPECT_EQ(a.out, run_softmax(GetParam(), far, upstream(far), options).out);
+}
+
+TEST_P(AttentionTest, rows_outside_all_sequences_become_zero) {
+  RaggedBatch<float> batch({40, 3}, 2, 5, 0, 1, 20);
+  batch.scale_rows_to_unit();
+  const SoftmaxOptions options{.scale = 1, .dropout = dropout(0.2f)};
+  const Expected expected = reference(batch, upstream(batch), options.scale, softmax_mechanism(batch, options));
+  const Results<float> actual = run_softmax(GetParam(), batch, upstream(batch), options);
+  expect_results(actual, expected, tolerance<float>);
+  expect_close("lse", actual.lse, expected.lse, tolerance<float>);
+  expect_results(
+      run_bernoulli(GetParam(), batch, upstream(batch), {.bits = 4}),
+      reference(batch, upstream(batch), 1, bernoulli_mechanism({.bits = 4}, static_cast<float>(1 - 1e-6))),
+      3 * tolerance<float>);
+}
+
+TEST(AttentionDropoutTest, rate_is_kept_to_a_part_in_256) {
+  EXPECT_EQ(kernels::weight_dropout_threshold(0.0f), 0u);
+  EXPECT_EQ(kernels::weight_dropout_threshold(0.1f), 26u);
+  EXPECT_EQ(kernels::weight_dropout_threshold(0.5f), 128u);
+  EXPECT_EQ(kernels::weight_dropout_threshold(0.9999999f), 255u);
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // Ragged batches for the hashing tests, and comparisons that fail on empty ranges.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -35,6 +37,10 @@ struct Batch {
     position.resize(static_cast<std::size_t>(tokens));
     sample.resize(lengths.size());
     std::iota(sample.begin(), sample.end(), 100);
+    order.resize(lengths.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::ranges::stable_sort(order, std::greater{},
+                             [&](std::int32_t s) { return lengths[static_cast<std::size_t>(s)]; });
     const std::size_t size = static_cast<std::size_t>(tokens * heads * width);
     const std::vector<float> drawn = normals(4 * size, 0),
                              means = normals(static_cast<std::size_t>(8 * heads * width), 1);
@@ -46,7 +52,13 @@ struct Batch {
   }
 
   Sequences sequences() const {
-    return {static_cast<std::int64_t>(lengths.size()), offsets.data(), position.data(), sample.data()};
+    return {static_cast<std::int64_t>(lengths.size()),
+            offsets.data(),
+            position.data(),
+            sample.data(),
+            order.data(),
+            tokens,
+            lengths.empty() ? 0 : std::ranges::max(lengths)};
   }
   Heads<const T> view(int part) const {
     return {values.data() + part * heads * width, tokens, heads, width, 3 * heads * width, width};
@@ -67,7 +79,7 @@ struct Batch {
   std::vector<int> lengths;
   int heads, width;
   std::int64_t tokens = 0;
-  std::vector<std::int32_t> offsets, position;
+  std::vector<std::int32_t> offsets, position, order;
   std::vector<std::int64_t> sample;
   std::vector<T> values, dy_values;
 

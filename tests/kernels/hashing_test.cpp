@@ -149,13 +149,13 @@ TEST(HashCodes, DependOnSampleAndHeadOnly) {
         EXPECT_EQ(all, again);
       }
       set_threads(0);
-      const std::vector<std::int32_t> alone{0, 1300};
+      const std::vector<std::int32_t> alone{0, 1300}, order{0};
       Heads<const float> rows = batch.q();
       rows.data = rows.row(600, 0);
       rows.tokens = 1300;
       std::vector<std::uint16_t> codes(1300 * 2 * 6);
-      hash_codes(cpu, {1, alone.data(), batch.position.data(), &batch.sample[1]}, rows, shape,
-                 test_stream(step), codes.data());
+      hash_codes(cpu, {1, alone.data(), batch.position.data(), &batch.sample[1], order.data(), 1300, 1300},
+                 rows, shape, test_stream(step), codes.data());
       for (std::size_t r = 0; r < 12; ++r) {
         for (std::size_t i = 0; i < 1300; ++i) {
           ASSERT_EQ(codes[r * 1300 + i], all[r * static_cast<std::size_t>(batch.tokens) + 600 + i]);
@@ -177,10 +177,10 @@ Collisions collisions(HashFamily family, int width, int bits, int hashes, double
   constexpr int heads = 8;
   const HashShape shape{family, hashes, bits};
   const int count = draws / heads;
-  std::vector<std::int32_t> offsets;
+  std::vector<std::int32_t> offsets, order;
   std::vector<std::int64_t> sample;
   for (int i = 0; i <= count; ++i) offsets.push_back(2 * i);
-  for (int i = 0; i < count; ++i) sample.push_back(i);
+  for (int i = 0; i < count; ++i) sample.push_back(i), order.push_back(i);
   const std::vector<float> drawn = normals(static_cast<std::size_t>(2 * count * heads * width), 5);
   std::vector<float> rows = drawn;
   const std::vector<std::int32_t> position(static_cast<std::size_t>(2 * count));
@@ -201,7 +201,7 @@ Collisions collisions(HashFamily family, int width, int bits, int hashes, double
   }
   const Heads<const float> x{rows.data(), 2 * count, heads, width, heads * width, width};
   std::vector<std::uint16_t> codes(static_cast<std::size_t>(2 * count * heads * hashes));
-  const Sequences sequences{count, offsets.data(), position.data(), sample.data()};
+  const Sequences sequences{count, offsets.data(), position.data(), sample.data(), order.data(), 2 * count, 2};
   Cpu<Isa::v2> v2;
   Cpu<Isa::v3> v3;
   Cpu<Isa::v4> v4;

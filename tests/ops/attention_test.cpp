@@ -1,4 +1,5 @@
 #include "support/attention_by_definition.h"
+#include "support/devices.h"
 #include "support/golden.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
@@ -21,10 +22,31 @@ TEST(SoftmaxAttention, ragged_batches) {
           {.name = format_text("softmax_attention of {}, width {}", lengths, width),
            .inputs = {normal_array(shape, 150), normal_array(shape, 151), normal_array(shape, 152)},
            .function = one_result([=](auto x) {
-             return softmax_attention(x[0], x[1], x[2], layout, scale, {0, test_stream(1)});
+             return softmax_attention(x[0], x[1], x[2], on(x[0], layout), scale,
+                                      on(x[0], DropoutOptions{0, test_stream(1)}));
            }),
            .reference = one_array([=](const Arrays& x) { return attended(x, layout, softmax_weights(scale)); }),
            .reduction_length = 67 + width});
+    }
+  check(cases);
+}
+
+TEST(SoftmaxAttention, reproduces_the_mask_of_the_stream) {
+  std::vector<OpCase> cases;
+  for (const std::vector<int>& lengths : batches)
+    for (const double rate : {0.1, 0.7}) {
+      const SequenceLayout layout = layout_of(lengths, 400, 3);
+      const Shape shape{layout.tokens(), 3, 32};
+      const DropoutOptions options{rate, test_stream(3)};
+      cases.push_back({.name = format_text("softmax_attention of {}, dropout {}", lengths, rate),
+                       .inputs = {normal_array(shape, 156), normal_array(shape, 157), normal_array(shape, 158)},
+                       .function = one_result([=](auto x) {
+                         return softmax_attention(x[0], x[1], x[2], on(x[0], layout), 0.2, on(x[0], options));
+                       }),
+                       .reference = one_array([=](const Arrays& x) {
+                         return attended(x, layout, softmax_weights(0.2), weight_dropout(options));
+                       }),
+                       .reduction_length = 99});
     }
   check(cases);
 }
@@ -36,7 +58,8 @@ TEST(SoftmaxAttention, with_dropout_is_differentiated_through_its_own_mask) {
                                    tensor_of(normal_array(shape, 2), DType::float64),
                                    tensor_of(normal_array(shape, 3), DType::float64)};
   const auto dropped = one_result([&](auto x) {
-    return softmax_attention(x[0], x[1], x[2], layout, 0.5, {0.4, test_stream(2)});
+    return softmax_attention(x[0], x[1], x[2], on(x[0], layout), 0.5,
+                             on(x[0], DropoutOptions{0.4, test_stream(2)}));
   });
   for (const std::string& line : gradient_failures(dropped, inputs)) ADD_FAILURE() << line;
 }
@@ -69,8 +92,9 @@ TEST(BernoulliExpectation, both_gradients) {
             {.name = format_text("bernoulli_expectation of {}, {} bits, gradient {}", lengths, bits, gradient),
              .inputs = {unit_array(normal_array(shape, 153)), unit_array(normal_array(shape, 154)),
                         normal_array(shape, 155)},
-             .function = one_result(
-                 [=](auto x) { return bernoulli_expectation(x[0], x[1], x[2], layout, bits, gradient); }),
+             .function = one_result([=](auto x) {
+               return bernoulli_expectation(x[0], x[1], x[2], on(x[0], layout), bits, gradient);
+             }),
              .reference =
                  one_array([=](const Arrays& x) { return attended(x, layout, bernoulli_weights(bits)); }),
              .reduction_length = 83,
@@ -88,8 +112,9 @@ TEST(BernoulliExpectation, the_exact_gradient_is_the_derivative) {
                                    tensor_of(unit_array(normal_array(shape, 2)), DType::float64),
                                    tensor_of(normal_array(shape, 3), DType::float64)};
   const auto with = [&](BernoulliGradient gradient) {
-    return one_result(
-        [&, gradient](auto x) { return bernoulli_expectation(x[0], x[1], x[2], layout, 7, gradient); });
+    return one_result([&, gradient](auto x) {
+      return bernoulli_expectation(x[0], x[1], x[2], on(x[0], layout), 7, gradient);
+    });
   };
   for (const std::string& line : gradient_failures(with(BernoulliGradient::exact), inputs))
     ADD_FAILURE() << line;

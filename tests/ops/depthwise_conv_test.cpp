@@ -1,3 +1,4 @@
+#include "support/devices.h"
 #include "support/golden.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
@@ -35,8 +36,9 @@ TEST(DepthwiseConv, windows_lengths_and_gaps) {
         cases.push_back(
             {.name = format_text("depthwise_conv of {}, gap {}, window {}", lengths, gap, window),
              .inputs = {normal_array({layout.tokens(), 2, 5}, 140), normal_array({2, window}, 141)},
-             .function = one_result([layout](auto x) { return depthwise_conv(x[0], x[1], layout); }),
+             .function = one_result([layout](auto x) { return depthwise_conv(x[0], x[1], on(x[0], layout)); }),
              .reference = one_array([layout](const Arrays& x) { return convolved(x, layout); }),
+             .parameters = {1},
              .reduction_length = 37 * 5});
       }
   const SequenceLayout none = layout_of({0}, 4);

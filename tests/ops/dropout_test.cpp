@@ -1,3 +1,4 @@
+#include "support/devices.h"
 #include "support/dropout_reference.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
@@ -13,16 +14,17 @@ TEST(Dropout, reproduces_the_mask_of_the_stream) {
       const SequenceLayout layout = layout_of({static_cast<int>(shape[0])}, 200, 3);
       const DropoutOptions options{rate, test_stream(6)};
       const Array factors = dropout_factors(shape, layout.token_rows(), options);
-      cases.push_back(
-          {.name = format_text("dropout {} at {}", shape, rate),
-           .inputs = {uniform_array(shape, 120, 0.5, 1)},
-           .function = one_result([=](auto x) { return dropout(x[0], layout.token_rows(), options); }),
-           .reference = one_array([factors](const Arrays& x) {
-             Array y = x[0];
-             for (std::int64_t i = 0; i < y.count(); ++i) y[i] *= factors[i];
-             return y;
-           }),
-           .is_empty = shape.count() == 0});
+      cases.push_back({.name = format_text("dropout {} at {}", shape, rate),
+                       .inputs = {uniform_array(shape, 120, 0.5, 1)},
+                       .function = one_result([=](auto x) {
+                         return dropout(x[0], on(x[0], layout.token_rows()), on(x[0], options));
+                       }),
+                       .reference = one_array([factors](const Arrays& x) {
+                         Array y = x[0];
+                         for (std::int64_t i = 0; i < y.count(); ++i) y[i] *= factors[i];
+                         return y;
+                       }),
+                       .is_empty = shape.count() == 0});
     }
   check(cases);
 }

@@ -1,3 +1,5 @@
+#include "support/devices.h"
+#include "support/dropout_reference.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
 #include "tern/ops.h"
@@ -12,8 +14,8 @@ Array looked_up(const Array& table, const std::vector<std::int32_t>& ids) {
   return y;
 }
 
-Tensor ids_of(const std::vector<std::int32_t>& ids) {
-  return from_vector(ids, {static_cast<std::int64_t>(ids.size())});
+Tensor ids_of(const std::vector<std::int32_t>& ids, Device device = {}) {
+  return from_vector(ids, {static_cast<std::int64_t>(ids.size())}, device);
 }
 
 TEST(Embedding, looks_up_rows_and_adds_gradients_of_repeated_ones) {
@@ -22,18 +24,55 @@ TEST(Embedding, looks_up_rows_and_adds_gradients_of_repeated_ones) {
   for (int i = 0; i < 700; ++i) many.push_back(i * i % 5);
   for (const auto& ids : std::vector<std::vector<std::int32_t>>{{0}, {2, 2, 0, 4, 2}, many})
     for (const std::int64_t width : {1, 7, 17, 33})
-      cases.push_back({.name = format_text("embedding of {} ids, width {}", ids.size(), width),
-                       .inputs = {normal_array({5, width}, 130)},
-                       .function = one_result([ids](auto x) { return embedding(ids_of(ids), x[0]); }),
-                       .reference = one_array([ids](const Arrays& x) { return looked_up(x[0], ids); }),
-                       .reduction_length = static_cast<std::int64_t>(ids.size())});
+      cases.push_back(
+          {.name = format_text("embedding of {} ids, width {}", ids.size(), width),
+           .inputs = {normal_array({5, width}, 130)},
+           .function = one_result([ids](auto x) { return embedding(ids_of(ids, x[0].device()), x[0]); }),
+           .reference = one_array([ids](const Arrays& x) { return looked_up(x[0], ids); }),
+           .parameters = {0},
+           .reduction_length = static_cast<std::int64_t>(ids.size())});
   cases.push_back({.name = "embedding of no ids",
                    .inputs = {normal_array({5, 3}, 131)},
-                   .function = one_result([](auto x) { return embedding(ids_of({}), x[0]); }),
+                   .function = one_result([](auto x) { return embedding(ids_of({}, x[0].device()), x[0]); }),
                    .reference = one_array([](const Arrays&) {
                      return Array({0, 3});
                    }),
+                   .parameters = {0},
                    .is_empty = true});
+  check(cases);
+}
+
+/// Both tables, gaps between places, and dropout; the result takes the type of the data, not of the tables.
+TEST(TokenEmbedding, adds_two_tables_under_dropout) {
+  std::vector<OpCase> cases;
+  for (const std::int64_t vocabulary : {5, 600})
+    for (const std::int64_t width : {7, 64})
+      for (const double rate : {0.0, 0.3}) {
+        const SequenceLayout layout = layout_of({30, 0, 1, 64}, 200, 3);
+        std::vector<std::int32_t> ids;
+        for (std::int64_t i = 0; i < layout.tokens(); ++i)
+          ids.push_back(static_cast<std::int32_t>(i * i % vocabulary));
+        const DropoutOptions options{rate, test_stream(9)};
+        const Array factors = dropout_factors({layout.tokens(), width}, layout.token_rows(), options);
+        cases.push_back(
+            {.name = format_text("token_embedding of {} ids, width {}, rate {}", vocabulary, width, rate),
+             .inputs = {normal_array({vocabulary, width}, 134), normal_array({200, width}, 135),
+                        normal_array({layout.tokens(), width}, 136)},
+             .function = one_result([=](auto x) {
+               return add(token_embedding(ids_of(ids, x[0].device()), x[0], x[1], on(x[0], layout),
+                                          on(x[0], options), x[2].dtype()),
+                          x[2]);
+             }),
+             .reference = one_array([=](const Arrays& x) {
+               Array y = x[2];
+               const Array tokens = looked_up(x[0], ids),
+                           places = looked_up(x[1], layout.position.to_vector<std::int32_t>());
+               for (std::int64_t i = 0; i < y.count(); ++i) y[i] += (tokens[i] + places[i]) * factors[i];
+               return y;
+             }),
+             .parameters = {0, 1},
+             .reduction_length = layout.tokens()});
+      }
   check(cases);
 }
 
@@ -59,7 +98,7 @@ TEST(SequenceMean, over_real_tokens_or_by_a_divisor) {
       cases.push_back(
           {.name = format_text("sequence_mean of {} by {}", lengths, divisor),
            .inputs = {normal_array({layout.tokens(), 5}, 132)},
-           .function = one_result([=](auto x) { return sequence_mean(x[0], layout, divisor); }),
+           .function = one_result([=](auto x) { return sequence_mean(x[0], on(x[0], layout), divisor); }),
            .reference = one_array([=](const Arrays& x) { return sequence_means(x[0], lengths, divisor); }),
            .reduction_length = 33});
     }
@@ -85,7 +124,7 @@ TEST(SequenceFirst, takes_the_first_token) {
     cases.push_back(
         {.name = format_text("sequence_first of {}", lengths),
          .inputs = {normal_array({layout.tokens(), 7}, 133)},
-         .function = one_result([layout](auto x) { return sequence_first(x[0], layout); }),
+         .function = one_result([layout](auto x) { return sequence_first(x[0], on(x[0], layout)); }),
          .reference = one_array([firsts = firsts](const Arrays& x) { return looked_up(x[0], firsts); })});
   }
   check(cases);
@@ -102,7 +141,7 @@ TEST(Embedding, mistakes_are_named) {
   const SequenceLayout layout = layout_of({2, 0}, 4);
   const Tensor x = zeros({2, 3}, DType::float32);
   EXPECT_TRUE(
-      mentions(thrown_error([&] { sequence_first(x, layout); }), "sequence_first: sequence 1 has no token"));
+      mentions(thrown_error([&] { sequence_first(x, layout); }), "sequence_first: a sequence has no token"));
   EXPECT_TRUE(mentions(thrown_error([&] { sequence_mean(table, layout); }), "sequence_mean: "));
 }
 

@@ -1,6 +1,7 @@
 #include <map>
 
 #include "support/attention_by_definition.h"
+#include "support/devices.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
 #include "support/tolerance.h"
@@ -16,12 +17,27 @@ struct Sample {
   std::vector<Tensor> qkv;
 };
 
-Sample sample_of(const std::vector<int>& lengths, std::int64_t width, DType dtype = DType::float64) {
+Sample sample_of(const std::vector<int>& lengths, std::int64_t width, DType dtype = DType::float64,
+                 Device device = {}) {
   const SequenceLayout layout = layout_of(lengths, 200);
   const Shape shape{layout.tokens(), 2, width};
-  return {layout,
-          {tensor_of(unit_array(normal_array(shape, 160)), dtype),
-           tensor_of(unit_array(normal_array(shape, 161)), dtype), tensor_of(normal_array(shape, 162), dtype)}};
+  const std::vector<Tensor> qkv{tensor_of(unit_array(normal_array(shape, 160)), dtype, device),
+                                tensor_of(unit_array(normal_array(shape, 161)), dtype, device),
+                                tensor_of(normal_array(shape, 162), dtype, device)};
+  return {on(qkv[0], layout), qkv};
+}
+
+struct Place {
+  Device device;
+  DType dtype;
+};
+/// Number types by device.
+std::vector<Place> places() {
+  std::vector<Place> out{{{}, DType::float64}};
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16})
+      if (device.type == DeviceType::cuda) out.push_back({device, dtype});
+  return out;
 }
 
 /// Code of row `token` of head `head` under hash `hash`.
@@ -82,42 +98,83 @@ TEST(HashCodes, do_not_depend_on_the_scale_or_the_packing) {
   }
 }
 
-/// y, dq, dk and dv by their formulas from the very codes: y_i = sum C_ij v_j and so on.
+/// y, dq, dk and dv from the share C_ij of colliding hashes: y_i = sum C_ij v_j and so on.
+Arrays by_formula(const Sample& in, const HashOptions& options, BernoulliGradient gradient,
+                  const RandomStream& stream, const Array& g) {
+  const Array q = array_of(in.qkv[0]), k = array_of(in.qkv[1]), v = array_of(in.qkv[2]);
+  const std::int64_t width = q.size(2);
+  Arrays out(4, Array(q.shape));
+  for (const auto& [at, share] : collisions(in, options, stream)) {
+    const std::int64_t a = (at[1] * 2 + at[0]) * width, b = (at[2] * 2 + at[0]) * width;
+    double dot = 0, cosine = 0;
+    for (std::int64_t c = 0; c < width; ++c) dot += g[a + c] * v[b + c], cosine += q[a + c] * k[b + c];
+    const double s = std::clamp(cosine, -cosine_limit, cosine_limit), pi = std::numbers::pi;
+    const double weight = share * dot * options.bits *
+                          (gradient == surrogate ? 0.5 : 1 / ((pi - std::acos(s)) * std::sqrt(1 - s * s)));
+    for (std::int64_t c = 0; c < width; ++c) {
+      out[0][a + c] += share * v[b + c];
+      out[1][a + c] += weight * k[b + c];
+      out[2][b + c] += weight * q[a + c];
+      out[3][b + c] += share * g[a + c];
+    }
+  }
+  return out;
+}
+
+void check_formula(const Place& place, const std::vector<int>& lengths, std::int64_t width,
+                   const HashOptions& options, BernoulliGradient gradient) {
+  const Sample in = sample_of(lengths, width, place.dtype, place.device);
+  const RandomStream stream = on(in.qkv[0], test_stream(3));
+  const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
+  const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient, stream);
+  const Tensor dy = random_weights(std::span(&y, 1), 5)[0];
+  backward(std::span(&y, 1), std::span(&dy, 1));
+  const Arrays expected = by_formula(in, options, gradient, stream, array_of(dy));
+  const bool is_exact = place.dtype == DType::float64;
+  const std::string label = format_text("{} in {}, width {}, bits {}, family {}", place.device, place.dtype,
+                                        width, options.bits, static_cast<int>(options.family));
+  EXPECT_EQ(
+      difference(y.to_vector<double>(), expected[0].values, is_exact ? 1e-12 : tolerance(place.dtype, 40)), "")
+      << label;
+  for (std::size_t i = 0; i < 3; ++i)
+    EXPECT_EQ(difference(gradient_of(leaves[i]).to_vector<double>(), expected[i + 1].values,
+                         is_exact ? 1e-10 : 4 * tolerance(place.dtype, 40)),
+              "")
+        << label << ", gradient " << i;
+}
+
 TEST(BernoulliSample, equals_its_formula_for_the_same_codes) {
-  for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard})
-    for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
-      for (const int bits : {2, 5}) {
-        const Sample in = sample_of({1, 7, 0, 33}, 9);
-        const HashOptions options{family, 5, bits};
-        const RandomStream stream = test_stream(3);
-        const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
-        const Tensor y =
-            bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient, stream);
-        const Tensor dy = random_weights(std::span(&y, 1), 5)[0];
-        backward(std::span(&y, 1), std::span(&dy, 1));
-        const Array q = array_of(in.qkv[0]), k = array_of(in.qkv[1]), v = array_of(in.qkv[2]), g = array_of(dy);
-        Arrays expected(4, Array(q.shape));
-        for (const auto& [at, share] : collisions(in, options, stream)) {
-          const std::int64_t a = (at[1] * 2 + at[0]) * 9, b = (at[2] * 2 + at[0]) * 9;
-          double dot = 0, cosine = 0;
-          for (std::int64_t c = 0; c < 9; ++c) dot += g[a + c] * v[b + c], cosine += q[a + c] * k[b + c];
-          const double s = std::clamp(cosine, -cosine_limit, cosine_limit);
-          const double weight =
-              share * dot *
-              (gradient == surrogate ? bits / 2.0
-                                     : bits / ((std::numbers::pi - std::acos(s)) * std::sqrt(1 - s * s)));
-          for (std::int64_t c = 0; c < 9; ++c) {
-            expected[0][a + c] += share * v[b + c];
-            expected[1][a + c] += weight * k[b + c];
-            expected[2][b + c] += weight * q[a + c];
-            expected[3][b + c] += share * g[a + c];
-          }
-        }
-        EXPECT_EQ(difference(y.to_vector<double>(), expected[0].values, 1e-12), "");
-        for (std::size_t i = 0; i < 3; ++i)
-          EXPECT_EQ(difference(gradient_of(leaves[i]).to_vector<double>(), expected[i + 1].values, 1e-10), "")
-              << i;
+  for (const Place& place : places())
+    for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard})
+      for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
+        for (const int bits : {2, 5}) check_formula(place, {1, 7, 0, 33}, 9, {family, 5, bits}, gradient);
+}
+
+TEST(BernoulliSample, equals_its_formula_at_widths_and_code_sizes_of_models) {
+  for (const Place& place : places())
+    for (const auto& [width, bits] : {std::pair{32, 6}, std::pair{64, 9}, std::pair{32, 18}})
+      check_formula(place, {150, 3, 66}, width, {HashFamily::gaussian, 7, bits}, surrogate);
+}
+
+/// float32 rows have the CPU's codes on CUDA, but where a projection is within rounding of 0.
+TEST(HashCodes, are_those_of_the_cpu_on_cuda) {
+  for (const Place& place : places()) {
+    if (place.dtype == DType::bfloat16) continue;
+    for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard})
+      for (const std::int64_t width : {9, 32, 64}) {
+        const HashOptions options{family, 16, 11};
+        const Sample here = sample_of({150, 0, 70}, width, place.dtype, place.device),
+                     there = sample_of({150, 0, 70}, width, place.dtype);
+        const auto a = hash_codes(here.qkv[0], here.layout, options, on(here.qkv[0], test_stream(2)))
+                           .to_vector<std::uint16_t>(),
+                   b = hash_codes(there.qkv[0], there.layout, options, test_stream(2))
+                           .to_vector<std::uint16_t>();
+        ASSERT_EQ(a.size(), b.size());
+        std::size_t differing = 0;
+        for (std::size_t i = 0; i < a.size(); ++i) differing += a[i] != b[i];
+        EXPECT_LE(differing, place.dtype == DType::float64 ? 0u : a.size() / 10000) << width;
       }
+  }
 }
 
 TEST(BernoulliSample, same_stream_same_bits_for_any_thread_count) {

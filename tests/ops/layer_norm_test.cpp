@@ -1,3 +1,4 @@
+#include "support/devices.h"
 #include "support/dropout_reference.h"
 #include "support/golden.h"
 #include "support/op_case.h"
@@ -27,7 +28,7 @@ Array layer_norm_reference(const Array& x, const Array& weight, const Array& bia
 TEST(LayerNorm, rows_of_many_widths) {
   std::vector<OpCase> cases;
   for (const Shape& shape :
-       {Shape{3}, Shape{1, 7}, Shape{5, 17}, Shape{2, 3, 64}, Shape{513, 3}, Shape{0, 4}}) {
+       {Shape{3}, Shape{1, 7}, Shape{5, 17}, Shape{2, 3, 64}, Shape{30, 768}, Shape{513, 3}, Shape{0, 4}}) {
     const std::int64_t width = shape[shape.rank() - 1];
     cases.push_back(
         {.name = format_text("layer_norm {}", shape),
@@ -35,6 +36,7 @@ TEST(LayerNorm, rows_of_many_widths) {
                     normal_array({width}, 112)},
          .function = one_result([](auto x) { return layer_norm(x[0], x[1], x[2], epsilon); }),
          .reference = one_array([](const Arrays& x) { return layer_norm_reference(x[0], x[1], x[2]); }),
+         .parameters = {1, 2},
          .reduction_length = shape.count(),
          .is_empty = shape.count() == 0});
   }
@@ -58,7 +60,7 @@ TEST(LayerNorm, matches_golden_values) {
 TEST(ResidualDropoutNorm, both_results_and_all_gradients) {
   std::vector<OpCase> cases;
   for (const double rate : {0.0, 0.3})
-    for (const Shape& shape : {Shape{1, 3}, Shape{7, 17}, Shape{70, 9}, Shape{0, 4}}) {
+    for (const Shape& shape : {Shape{1, 3}, Shape{7, 17}, Shape{70, 9}, Shape{65, 64}, Shape{0, 4}}) {
       const SequenceLayout layout = layout_of({static_cast<int>(shape[0])}, 100);
       const DropoutOptions options{rate, test_stream(5)};
       const Array factors = dropout_factors(shape, layout.token_rows(), options);
@@ -68,8 +70,8 @@ TEST(ResidualDropoutNorm, both_results_and_all_gradients) {
                                   uniform_array({width}, 115, 0.5, 2), normal_array({width}, 116)},
                        .function =
                            [=](std::span<const Tensor> x) {
-                             const ResidualNorm y =
-                                 residual_dropout_norm(x[0], x[1], layout.token_rows(), options, x[2], x[3]);
+                             const ResidualNorm y = residual_dropout_norm(
+                                 x[0], x[1], on(x[0], layout.token_rows()), on(x[0], options), x[2], x[3]);
                              return std::vector{y.total, y.normalized};
                            },
                        .reference =
@@ -78,6 +80,7 @@ TEST(ResidualDropoutNorm, both_results_and_all_gradients) {
                              for (std::int64_t i = 0; i < total.count(); ++i) total[i] += factors[i] * x[1][i];
                              return Arrays{total, layer_norm_reference(total, x[2], x[3])};
                            },
+                       .parameters = {2, 3},
                        .reduction_length = shape.count(),
                        .is_empty = shape.count() == 0});
     }
@@ -142,7 +145,7 @@ TEST(LayerNorm, mistakes_are_named) {
   const Tensor x = zeros({2, 3}, DType::float32), four = zeros({4}, DType::float32),
                three = zeros({3}, DType::float32);
   EXPECT_TRUE(mentions(thrown_error([&] { layer_norm(x, four, four); }),
-                       "layer_norm: weight and bias must be [width]"));
+                       "layer_norm: weight and bias must be float32 [width]"));
   const SequenceLayout layout = layout_of({2}, 2);
   EXPECT_TRUE(
       mentions(thrown_error([&] {

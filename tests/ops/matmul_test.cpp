@@ -1,6 +1,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "support/devices.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
 #include "tern/ops.h"
@@ -111,14 +112,21 @@ TEST(Linear, with_and_without_bias_and_activation) {
   std::vector<OpCase> cases;
   for (const ActivationKind kind : {ActivationKind::none, ActivationKind::relu, ActivationKind::gelu})
     for (const bool has_bias : {true, false})
-      for (const auto& [shape, outputs] : std::vector<std::pair<Shape, std::int64_t>>{
-               {{1, 1}, 1}, {{7}, 3}, {{5, 3}, 4}, {{2, 3, 4}, 5}, {{257, 3}, 2}, {{0, 3}, 2}, {{4099, 2}, 3}})
+      for (const auto& [shape, outputs] : std::vector<std::pair<Shape, std::int64_t>>{{{1, 1}, 1},
+                                                                                      {{7}, 3},
+                                                                                      {{5, 3}, 4},
+                                                                                      {{2, 3, 4}, 5},
+                                                                                      {{257, 3}, 2},
+                                                                                      {{0, 3}, 2},
+                                                                                      {{4099, 2}, 3},
+                                                                                      {{300, 64}, 192}})
         cases.push_back(
             {.name = format_text("linear {} to {}, bias {}, activation {}", shape, outputs, has_bias, kind),
              .inputs = linear_inputs(shape, outputs, has_bias, kind),
              .function = one_result(
                  [kind, has_bias](auto x) { return linear(x[0], x[1], has_bias ? x[2] : Tensor(), kind); }),
              .reference = one_array([kind](const Arrays& x) { return linear_reference(x, kind); }),
+             .parameters = {2},
              .reduction_length = shape.count() + outputs,
              .is_empty = shape.count() == 0});
   check(cases);
@@ -134,6 +142,7 @@ TEST(Linear, input_and_bias_may_be_one_tensor) {
           .reference = one_array([](const Arrays& x) {
             return linear_reference({x[0], x[1], x[0]}, ActivationKind::none);
           }),
+          .has_bfloat16 = false,
           .reduction_length = 5}});
 }
 
@@ -176,7 +185,7 @@ TEST(Matmul, mistakes_are_named) {
   EXPECT_TRUE(mentions(thrown_error([&] {
                          linear(a, zeros({4, 3}, DType::float32), zeros({3}, DType::float32));
                        }),
-                       "linear: the bias must be [4], got [3]"));
+                       "linear: the bias must be float32 [4], got float32 [3]"));
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include "support/devices.h"
 #include "support/golden.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
@@ -50,13 +51,32 @@ TEST(CrossEntropy, rows_and_classes) {
     cases.push_back({.name = format_text("cross_entropy {}", shape),
                      .inputs = {uniform_array(shape, 101, -3, 3)},
                      .function = one_result([labels](auto x) {
-                       return cross_entropy(x[0],
-                                            from_vector(labels, {static_cast<std::int64_t>(labels.size())}));
+                       return cross_entropy(
+                           x[0],
+                           from_vector(labels, {static_cast<std::int64_t>(labels.size())}, x[0].device()));
                      }),
                      .reference = one_array([labels](const Arrays& x) { return losses(x[0], labels); }),
                      .reduction_length = shape.count()});
   }
   check(cases);
+}
+
+TEST(CrossEntropy, adds_to_the_score_of_a_step) {
+  const std::vector<float> logits{1, 3, 2, 5, 5, 0, -1, -2, -3};
+  for (const Device device : test_devices()) {
+    const Tensor memory = zeros({static_cast<std::int64_t>(sizeof(ScoreTotals))}, DType::uint8, device);
+    auto* score = reinterpret_cast<ScoreTotals*>(memory.address());
+    const Tensor x = from_vector(logits, {3, 3}, device);
+    double expected = 0;
+    for (const std::vector<std::int32_t>& labels : {std::vector<std::int32_t>{1, 0, 2}, {0, 1, 0}})
+      expected += cross_entropy(x, from_vector(labels, {3}, device), score).item();
+    const std::vector<std::uint8_t> bytes = memory.to_vector<std::uint8_t>();
+    ScoreTotals got;
+    std::memcpy(&got, bytes.data(), sizeof got);
+    EXPECT_EQ(got.examples, 6);
+    EXPECT_EQ(got.correct, 3);  // of equal logits the first one counts
+    EXPECT_NEAR(got.loss, expected, 1e-5);
+  }
 }
 
 TEST(CrossEntropy, of_no_rows_is_zero) {

@@ -18,15 +18,26 @@ void assign(const Tensor& target, const Values& values) { copy(from_vector(value
 
 /// Three parameters of the golden file's shapes, with the file's initial values.
 struct Parameters {
-  std::uint32_t step = 0;
+  StepMemory state;
   ParameterStore store;
-  explicit Parameters(const Golden& golden, DType dtype = DType::float64) : store(1, &step, dtype) {
+  explicit Parameters(const Golden& golden, DType dtype = DType::float64) : store(1, state.step(), dtype) {
     for (int i = 0; i < 3; ++i)
       store.get("p" + std::to_string(i), golden.tensor("initial." + std::to_string(i)).shape(), constant(0));
     store.flatten();
     for (int i = 0; i < 3; ++i) assign(value(i), golden.values("initial." + std::to_string(i)));
   }
   const Tensor& value(int i) const { return store.parameters()[static_cast<std::size_t>(i)].value; }
+  /// The elements of a block laid out as the values, last parameter first.
+  Values packed(const Tensor& block) const {
+    Values all;
+    for (int i = 2; i >= 0; --i) {
+      const Tensor& master = store.parameters()[static_cast<std::size_t>(i)].master;
+      const std::int64_t first = master.offset() - store.values().offset();
+      const Values part = block.narrowed(0, first, master.count()).to_vector<double>();
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
+  }
   void set_gradients(const Golden& golden, int update, double factor) {
     for (int i = 0; i < 3; ++i) {
       Values all = golden.values("gradient." + std::to_string(i));
@@ -38,6 +49,14 @@ struct Parameters {
     }
   }
 };
+
+/// One update whose batch had `loss` over `targets` targets.
+StepState apply(AdamW& optimizer, StepMemory& state, double rate, double beta1, double loss, double targets) {
+  state.begin(0, rate, beta1);
+  *state.score() = {loss, 0, targets};
+  optimizer.step(state);
+  return state.read();
+}
 
 Values row_of(const Values& rows, int row) {
   const std::size_t count = rows.size() / 5;
@@ -52,7 +71,7 @@ void check_against_golden(double weight_decay, DType dtype, double relative) {
   const Values rates = golden.values("learning_rate"), beta1 = golden.values("beta1"),
                beta2 = golden.values("beta2");
   Parameters parameters(golden, dtype);
-  constexpr std::int64_t targets = 8;  // gradients are sums over targets
+  constexpr double targets = 8;  // gradients are sums over targets
   std::optional<AdamW> previous;
   for (int update = 0; update < 5; ++update) {
     const auto u = static_cast<std::size_t>(update);
@@ -63,14 +82,9 @@ void check_against_golden(double weight_decay, DType dtype, double relative) {
     if (previous) {
       copy(previous->first_moment(), optimizer.first_moment());
       copy(previous->second_moment(), optimizer.second_moment());
-      optimizer.restore_updates(previous->updates());
     }
     parameters.set_gradients(golden, update, targets);
-    StepState state;
-    state.learning_rate = rates[u];
-    state.beta1 = beta1[u];
-    optimizer.step(state, 1.0, targets);
-    EXPECT_TRUE(state.is_finite);
+    EXPECT_TRUE(apply(optimizer, parameters.state, rates[u], beta1[u], 1.0, targets).is_finite);
     for (int i = 0; i < 3; ++i) {
       const std::string run = weight_decay > 0 && parameters.value(i).rank() >= 2 ? "decay." : "plain.";
       const Values expected = row_of(golden.values(run + std::to_string(i)), update);
@@ -79,7 +93,7 @@ void check_against_golden(double weight_decay, DType dtype, double relative) {
     }
     previous.emplace(optimizer);
   }
-  EXPECT_EQ(previous->updates(), 5);
+  EXPECT_EQ(parameters.state.read().updates, 5);
 }
 
 TEST(adamw, follows_pytorch_without_decay) { check_against_golden(0, DType::float64, 1e-14); }
@@ -94,18 +108,15 @@ TEST(adamw, moments_follow_pytorch) {
   // The first moment after one update is (1 - beta1) g, the second (1 - beta2) g^2, in the flat block's order:
   // last first.
   parameters.set_gradients(golden, 0, 1);
-  StepState state;
-  state.learning_rate = 1e-2;
-  state.beta1 = 0.95;
-  optimizer.step(state, 1.0, 1);
+  apply(optimizer, parameters.state, 1e-2, 0.95, 1.0, 1);
   Values first, second;
   for (int i = 2; i >= 0; --i)
     for (const double g : row_of(golden.values("gradient." + std::to_string(i)), 0)) {
       first.push_back((1 - 0.95) * g);
       second.push_back((1 - 0.999) * g * g);
     }
-  EXPECT_EQ(difference(optimizer.first_moment().to_vector<double>(), first, 1e-14), "");
-  EXPECT_EQ(difference(optimizer.second_moment().to_vector<double>(), second, 1e-14), "");
+  EXPECT_EQ(difference(parameters.packed(optimizer.first_moment()), first, 1e-14), "");
+  EXPECT_EQ(difference(parameters.packed(optimizer.second_moment()), second, 1e-14), "");
 }
 
 TEST(adamw, clips_the_norm_of_the_mean_gradient) {
@@ -121,11 +132,8 @@ TEST(adamw, clips_the_norm_of_the_mean_gradient) {
     AdamW optimizer(parameters.store, config), plain(reference.store, unclipped);
     parameters.set_gradients(golden, 1, 4);  // four targets
     reference.set_gradients(golden, 1, limit > 0 ? std::min(1.0, limit / norm) : 1.0);
-    StepState state, expected;
-    state.learning_rate = expected.learning_rate = 1e-2;
-    state.beta1 = expected.beta1 = 0.9;
-    optimizer.step(state, 1.0, 4);
-    plain.step(expected, 1.0, 1);
+    const StepState state = apply(optimizer, parameters.state, 1e-2, 0.9, 1.0, 4);
+    apply(plain, reference.state, 1e-2, 0.9, 1.0, 1);
     EXPECT_NEAR(state.gradient_norm, norm, 1e-12 * norm) << "before clipping";
     for (int i = 0; i < 3; ++i)
       EXPECT_EQ(
@@ -146,28 +154,23 @@ TEST(adamw, a_step_that_is_not_finite_changes_nothing) {
       if (bad == 1e38 && dtype == DType::float64) continue;  // its square is finite there
       Parameters parameters(golden, dtype);
       AdamW optimizer(parameters.store, {});
-      StepState state;
-      state.learning_rate = 1e-2;
-      state.beta1 = 0.9;
+      const auto step = [&](double loss) { return apply(optimizer, parameters.state, 1e-2, 0.9, loss, 1); };
       parameters.set_gradients(golden, 0, 1);
-      optimizer.step(state, 1.0, 1);
+      step(1.0);
       const Values before = parameters.store.values().to_vector<double>(),
                    moment = optimizer.second_moment().to_vector<double>();
       parameters.set_gradients(golden, 1, 1);
       Values gradient = gradient_of(parameters.value(0)).to_vector<double>();
       gradient[7] = bad;
       assign(gradient_of(parameters.value(0)), gradient);
-      optimizer.step(state, 1.0, 1);
-      EXPECT_FALSE(state.is_finite) << bad;
+      EXPECT_FALSE(step(1.0).is_finite) << bad;
       parameters.set_gradients(golden, 1, 1);
-      optimizer.step(state, std::isnan(bad) ? nan : infinity, 1);
-      EXPECT_FALSE(state.is_finite) << "loss";
+      EXPECT_FALSE(step(std::isnan(bad) ? nan : infinity).is_finite) << "loss";
       EXPECT_EQ(parameters.store.values().to_vector<double>(), before);
       EXPECT_EQ(optimizer.second_moment().to_vector<double>(), moment);
-      EXPECT_EQ(optimizer.updates(), 1);
-      optimizer.step(state, 1.0, 1);
-      EXPECT_TRUE(state.is_finite) << "after a skipped step the next one counts";
-      EXPECT_EQ(optimizer.updates(), 2);
+      EXPECT_EQ(parameters.state.read().updates, 1);
+      EXPECT_TRUE(step(1.0).is_finite) << "after a skipped step the next one counts";
+      EXPECT_EQ(parameters.state.read().updates, 2);
       EXPECT_NE(parameters.store.values().to_vector<double>(), before);
     }
 }

@@ -35,9 +35,12 @@ inline Array array_of(const Tensor& x) {
   return out;
 }
 
-inline Tensor tensor_of(const Array& x, DType dtype) {
-  const Tensor out = empty(x.shape, dtype);
-  copy(from_vector(x.values, x.shape), out);
+inline Tensor tensor_of(const Array& x, DType dtype, Device device = {}) {
+  const Tensor host = empty(x.shape, dtype);
+  copy(from_vector(x.values, x.shape), host);
+  if (device == Device{}) return host;
+  const Tensor out = empty(x.shape, dtype, device);
+  copy(host, out);
   return out;
 }
 

@@ -5,17 +5,40 @@
 
 #include "support/array.h"
 #include "tern/bernoulli.h"
+#include "tern/ops.h"
 
 namespace tern::test {
 
 /// The row of weights of a query from its products with all keys of its sequence.
 using Weights = std::function<std::vector<double>(const std::vector<double>& products)>;
 
-/// out_i = sum over the keys j of i's sequence of weight_ij v_j; q, k, v [tokens, heads, width].
-inline Array attended(const std::vector<Array>& qkv, const SequenceLayout& layout, const Weights& weights) {
+/// What dropout multiplies the weight of query i and key j with, both counted from the first token of their
+/// sequence.
+using WeightFactor =
+    std::function<double(std::int64_t sample, std::int64_t head, std::int64_t i, std::int64_t j)>;
+
+/// By the rule of kernels/attention.h: the weights of {i, i + 1, i + 8, i + 9} x {j, j + 1, j + 8, j + 9} share
+/// a block of the stream, a byte each.
+inline WeightFactor weight_dropout(const DropoutOptions& options) {
+  const auto threshold = static_cast<std::uint32_t>(std::lround(options.rate * 256));
+  return [=](std::int64_t sample, std::int64_t head, std::int64_t i, std::int64_t j) {
+    const auto patch = [](std::int64_t token) {
+      return static_cast<std::uint64_t>(token / 16 * 4 + token % 8 / 2);
+    };
+    const std::uint64_t block = static_cast<std::uint64_t>(head) << 48 | patch(i) << 24 | patch(j);
+    const std::uint32_t word = options.stream.words(sample, block).word[i % 2 * 2 + j % 2];
+    const std::int64_t byte = i % 16 / 8 * 2 + j % 16 / 8;
+    return (word >> (8 * byte) & 0xFF) < threshold ? 0 : 256.0 / (256.0 - threshold);
+  };
+}
+
+/// out_i = sum over the keys j of i's sequence of factor_ij weight_ij v_j; q, k, v [tokens, heads, width].
+inline Array attended(const std::vector<Array>& qkv, const SequenceLayout& layout, const Weights& weights,
+                      const WeightFactor& factor = {}) {
   const Array &q = qkv.at(0), &k = qkv.at(1), &v = qkv.at(2);
   const std::int64_t heads = q.size(1), width = q.size(2);
   const auto offsets = layout.offsets.to_vector<std::int32_t>();
+  const auto sample = layout.sample.to_vector<std::int64_t>();
   Array out(v.shape);
   for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
     for (std::int64_t i = offsets[s]; i < offsets[s + 1]; ++i)
@@ -26,7 +49,9 @@ inline Array attended(const std::vector<Array>& qkv, const SequenceLayout& layou
           for (std::int64_t c = 0; c < width; ++c)
             products.back() += q[(i * heads + h) * width + c] * k[(j * heads + h) * width + c];
         }
-        const std::vector<double> row = weights(products);
+        std::vector<double> row = weights(products);
+        for (std::int64_t j = 0; factor && j < std::ssize(row); ++j)
+          row[static_cast<std::size_t>(j)] *= factor(sample[s], h, i - offsets[s], j);
         for (std::int64_t j = offsets[s]; j < offsets[s + 1]; ++j)
           for (std::int64_t c = 0; c < width; ++c)
             out[(i * heads + h) * width + c] +=

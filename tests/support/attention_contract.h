@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "support/array.h"
+#include "support/devices.h"
 #include "support/gradient_check.h"
 #include "tern/attention.h"
 #include "tern/ops.h"
@@ -28,8 +29,9 @@ struct Variant {
 /// The mechanism of a variant with parameters and streams of its own.
 class Mechanism {
  public:
-  Mechanism(const Variant& variant, const AttentionShape& shape, DType dtype = DType::float64)
-      : store_(17, &step, dtype) {
+  Mechanism(const Variant& variant, const AttentionShape& shape, DType dtype = DType::float64,
+            Device device = {})
+      : store_(17, on(empty({}, dtype, device), RandomStream{{}, &step}).step, dtype, device) {
     struct Holder {
       Choice attention{attention_choices()};
       void fields(Fields& f) { f("attention", attention, "the mechanism"); }
@@ -63,10 +65,11 @@ class Mechanism {
 
 /// Random q, k, v for the tokens of `layout`.
 inline std::vector<Tensor> random_rows(const SequenceLayout& layout, const AttentionShape& shape,
-                                       DType dtype = DType::float64) {
+                                       DType dtype = DType::float64, Device device = {}) {
   std::vector<Tensor> out;
   for (std::uint64_t part = 0; part < 3; ++part)
-    out.push_back(tensor_of(normal_array({layout.tokens(), shape.heads, shape.head_width}, 170 + part), dtype));
+    out.push_back(
+        tensor_of(normal_array({layout.tokens(), shape.heads, shape.head_width}, 170 + part), dtype, device));
   return out;
 }
 

@@ -76,8 +76,8 @@ std::vector<Tensor> tape_gradients(const Function& f, std::span<const Tensor> in
 std::vector<Tensor> random_weights(std::span<const Tensor> outputs, std::uint64_t seed) {
   std::vector<Tensor> weights;
   for (const Tensor& output : outputs)
-    weights.push_back(
-        tensor_of(uniform_array(output.shape(), seed + weights.size(), 0.2, 1.2), output.dtype()));
+    weights.push_back(tensor_of(uniform_array(output.shape(), seed + weights.size(), 0.2, 1.2), output.dtype(),
+                                output.device()));
   return weights;
 }
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <iostream>
 
+#include "support/devices.h"
 #include "support/tolerance.h"
 #include "tern/memory.h"
 
@@ -16,8 +17,11 @@ struct Run {
 
 class Checks {
  public:
-  Checks(const OpCase& c, DType dtype) : case_(c), dtype_(dtype) {
-    for (const Array& input : c.inputs) inputs_.push_back(tensor_of(input, dtype));
+  Checks(const OpCase& c, DType dtype, Device device) : case_(c), dtype_(dtype), device_(device) {
+    for (std::size_t i = 0; i < c.inputs.size(); ++i) {
+      const bool is_parameter = std::find(c.parameters.begin(), c.parameters.end(), i) != c.parameters.end();
+      inputs_.push_back(tensor_of(c.inputs[i], is_parameter ? accumulate_type(dtype) : dtype, device));
+    }
   }
   /// All checks of one number type; `failures` gets a line for each that does not hold.
   void run(std::vector<std::string>& failures);
@@ -33,16 +37,17 @@ class Checks {
 
   double allowed() const {
     const double relative = tolerance(dtype_, case_.reduction_length);
-    return dtype_ == DType::float32 ? relative * case_.widening : relative;
+    return dtype_ == DType::float64 ? relative : relative * case_.widening;
   }
   void fail(const std::string& what) {
-    lines_.push_back(format_text("{} in {}: {}", case_.name, dtype_, what));
+    lines_.push_back(format_text("{} in {} on {}: {}", case_.name, dtype_, device_, what));
   }
   void compare(const std::string& what, const Tensor& actual, const Array& expected, double relative);
   void compare_bits(const std::string& what, const Run& actual, const Run& expected);
 
   const OpCase& case_;
   DType dtype_;
+  Device device_;
   std::vector<Tensor> inputs_;
   std::vector<std::string> lines_;
 };
@@ -61,7 +66,8 @@ Run Checks::run_once(std::span<const Tensor> inputs) const {
 void Checks::compare(const std::string& what, const Tensor& actual, const Array& expected, double relative) {
   if (actual.shape() != expected.shape)
     return fail(format_text("{} has shape {}, expected {}", what, actual.shape(), expected.shape));
-  if (actual.dtype() != dtype_) return fail(format_text("{} is {}", what, actual.dtype()));
+  if (actual.dtype() != dtype_ && actual.dtype() != accumulate_type(dtype_))
+    return fail(format_text("{} is {}", what, actual.dtype()));
   if (case_.is_empty && expected.values.empty()) return;
   if (const std::string text = difference(actual.to_vector<double>(), expected.values, relative); !text.empty())
     fail(what + " " + text);
@@ -103,7 +109,7 @@ void Checks::check_gradients(const Run& run) {
   Arrays expected;
   if (case_.gradient) {
     expected = case_.gradient(inputs, dy);
-  } else if (dtype_ == DType::float64) {
+  } else if (dtype_ == DType::float64 && device_.type == DeviceType::cpu) {
     for (const std::string& text : gradient_failures(case_.function, inputs_, case_.differences)) fail(text);
     return;
   } else {
@@ -118,6 +124,7 @@ void Checks::check_gradients(const Run& run) {
 
 void Checks::check_repetition(const Run& run) {
   compare_bits("on a second run", run_once(inputs_), run);
+  if (device_.type != DeviceType::cpu) return;
   const int before = threads();
   for (const int count : {1, 2, 3}) {
     set_threads(count);
@@ -133,7 +140,7 @@ Tensor scattered(const Tensor& x) {
   extents.push_back(2);
   std::reverse(extents.begin(), extents.end());
   stored = Shape(extents);
-  const Tensor storage = full(stored, 0.5, x.dtype());
+  const Tensor storage = full(stored, 0.5, x.dtype(), x.device());
   std::vector<int> axes;
   for (int axis = stored.rank() - 1; axis >= 0; --axis) axes.push_back(axis);
   const Tensor turned = storage.permuted(axes);
@@ -205,6 +212,17 @@ void Checks::run(std::vector<std::string>& failures) {
   failures.insert(failures.end(), lines_.begin(), lines_.end());
 }
 
+void run_checks(const OpCase& c, DType dtype, Device device, std::vector<std::string>& lines) {
+  on(empty({1}, dtype, device), test_stream(0));  // stays, and is no leak
+  const MemoryStatistics before = memory_statistics();
+  Checks(c, dtype, device).run(lines);
+  const MemoryStatistics after = memory_statistics();
+  if (after.live_tensors != before.live_tensors || after.live_bytes != before.live_bytes)
+    lines.push_back(format_text("{} in {} on {}: leaks {} tensors of {} bytes", c.name, dtype, device,
+                                after.live_tensors - before.live_tensors,
+                                after.live_bytes - before.live_bytes));
+}
+
 }  // namespace
 
 std::vector<std::string> failures(const OpCase& c) {
@@ -212,15 +230,12 @@ std::vector<std::string> failures(const OpCase& c) {
   if (c.widening != 1 && c.reason.empty()) lines.push_back(c.name + ": a widened tolerance needs a reason");
   if (!c.reason.empty())
     std::cout << "[ widened  ] " << c.name << ": " << c.widening << " x, because " << c.reason << "\n";
-  for (const DType dtype : {DType::float64, DType::float32}) {
-    const MemoryStatistics before = memory_statistics();
-    Checks(c, dtype).run(lines);
-    const MemoryStatistics after = memory_statistics();
-    if (after.live_tensors != before.live_tensors || after.live_bytes != before.live_bytes)
-      lines.push_back(format_text("{} in {}: leaks {} tensors of {} bytes", c.name, dtype,
-                                  after.live_tensors - before.live_tensors,
-                                  after.live_bytes - before.live_bytes));
-  }
+  set_cuda_options({.deterministic = true});
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16})
+      if (dtype != DType::bfloat16 || (device.type == DeviceType::cuda && c.has_bfloat16))
+        run_checks(c, dtype, device, lines);
+  set_cuda_options({});
   return lines;
 }
 

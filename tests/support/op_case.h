@@ -1,4 +1,5 @@
-// One case of an op yields all checks: values, gradients, repetition, thread counts, views and leaks.
+// One case of an op yields all checks on every device: values, gradients, repetition, thread counts, views and
+// leaks.
 #pragma once
 
 #include <functional>
@@ -16,12 +17,17 @@ namespace tern::test {
 using Arrays = std::vector<Array>;
 
 /// An op on fixed inputs with its reference, written in double from the formula. Inputs are all differentiable;
-/// integer arguments and options are captured by the functions.
+/// integer arguments and options are captured by the functions, which bring them to their inputs' device with
+/// on() (support/devices.h).
 struct OpCase {
   std::string name;
   Arrays inputs;
   Function function;
   std::function<Arrays(const Arrays& inputs)> reference;
+  /// Inputs that are parameters: float32 beside bfloat16 data.
+  std::vector<std::size_t> parameters{};
+  /// Whether bfloat16 is tried on CUDA.
+  bool has_bfloat16 = true;
   /// Terms in the longest sum behind one result.
   std::int64_t reduction_length = 1;
   /// Where the gradient is not the derivative of the result: the gradients of the inputs by their own formula.

@@ -50,6 +50,7 @@ inline ExperimentConfig tiny_config(const std::filesystem::path& folder, const s
                                     const std::vector<std::string>& overrides = {}) {
   // One thread: what is this small gains nothing from a second, and suffers where tests run side by side.
   std::vector<std::string> all{"run.threads=1",
+                               "run.device=cpu",
                                "task.data=" + folder.string(),
                                "task.max_length=40",
                                "task.padded_length=48",

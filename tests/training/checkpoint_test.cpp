@@ -9,6 +9,7 @@
 #include "support/temporary_folder.h"
 #include "support/thrown_error.h"
 #include "support/tiny_run.h"
+#include "training/parameter_file.h"
 
 namespace tern {
 namespace {
@@ -34,7 +35,7 @@ void scramble(Experiment& experiment, unsigned seed) {
     for (double& value : values) value = normal(engine);
     copy(from_vector(values, block.shape()), block);
   }
-  experiment.optimizer.restore_updates(seed + 17);
+  experiment.state.set_updates(seed + 17);
 }
 
 Progress progress_at(std::int64_t step) {
@@ -49,6 +50,11 @@ Progress progress_at(std::int64_t step) {
   progress.evaluation_is_due = step % 2 == 1;
   progress.elapsed_seconds = 12.5;
   return progress;
+}
+
+/// The elements of all parameters in one of the flat blocks.
+std::vector<float> packed(const Experiment& experiment, const Tensor& block) {
+  return packed_on_host(experiment.store, block).to_vector<float>();
 }
 
 class CheckpointTest : public testing::Test {
@@ -81,13 +87,13 @@ TEST_F(CheckpointTest, restores_everything) {
   Experiment other(tiny_config("nowhere", "softmax"));
   const auto found = resume_newest(folder, other);
   ASSERT_TRUE(found);
-  EXPECT_EQ(other.store.values().to_vector<float>(), experiment.store.values().to_vector<float>());
-  EXPECT_EQ(other.optimizer.first_moment().to_vector<float>(),
-            experiment.optimizer.first_moment().to_vector<float>());
-  EXPECT_EQ(other.optimizer.second_moment().to_vector<float>(),
-            experiment.optimizer.second_moment().to_vector<float>());
-  EXPECT_EQ(other.optimizer.updates(), 18);
-  EXPECT_EQ(other.state.step, 7u);
+  EXPECT_EQ(packed(other, other.store.values()), packed(experiment, experiment.store.values()));
+  EXPECT_EQ(packed(other, other.optimizer.first_moment()),
+            packed(experiment, experiment.optimizer.first_moment()));
+  EXPECT_EQ(packed(other, other.optimizer.second_moment()),
+            packed(experiment, experiment.optimizer.second_moment()));
+  EXPECT_EQ(other.state.read().updates, 18);
+  EXPECT_EQ(other.state.read().step, 7u);
   const Progress expected = progress_at(7);
   EXPECT_EQ(found->step, 7);
   EXPECT_EQ(found->position, expected.position);
@@ -106,10 +112,11 @@ TEST_F(CheckpointTest, the_fingerprint_sees_every_part) {
   std::set<std::string> seen{fingerprint(experiment, progress_at(4))};
   for (const Tensor& block :
        {experiment.store.values(), experiment.optimizer.first_moment(), experiment.optimizer.second_moment()}) {
-    block.data<float>()[block.count() - 1] += 1;
+    const Tensor& last = experiment.store.parameters().front().master;  // of the flat block
+    block.data<float>()[last.offset() - experiment.store.values().offset() + last.count() - 1] += 1;
     seen.insert(fingerprint(experiment, progress_at(4)));
   }
-  experiment.optimizer.restore_updates(1);
+  experiment.state.set_updates(1);
   seen.insert(fingerprint(experiment, progress_at(4)));
   Progress moved = progress_at(4);
   ++moved.position;
@@ -240,19 +247,19 @@ TEST_F(CheckpointTest, a_damaged_checkpoint_gives_no_parameters) {
 }
 
 TEST_F(CheckpointTest, the_average_is_the_mean_of_each_parameter) {
-  std::vector<std::vector<double>> blocks;
+  std::vector<std::vector<float>> blocks;
   for (const int step : {1, 2, 3}) {
     save(step, static_cast<unsigned>(step));
-    blocks.push_back(experiment.store.values().to_vector<double>());
+    blocks.push_back(packed(experiment, experiment.store.values()));
   }
   average_checkpoints({checkpoint_path(folder, 1), checkpoint_path(folder, 2), checkpoint_path(folder, 3)},
                       temporary / "mean.safetensors");
   load_parameters(temporary / "mean.safetensors", experiment.store);
-  const std::vector<double> mean = experiment.store.values().to_vector<double>();
+  const std::vector<float> mean = packed(experiment, experiment.store.values());
   ASSERT_FALSE(mean.empty());
   for (std::size_t i = 0; i < mean.size(); ++i)
     ASSERT_EQ(mean[i],
-              static_cast<double>(static_cast<float>((blocks[0][i] + blocks[1][i] + blocks[2][i]) / 3.0)));
+              static_cast<float>((double{blocks[0][i]} + double{blocks[1][i]} + double{blocks[2][i]}) / 3.0));
 }
 
 TEST_F(CheckpointTest, steps_of_nine_digits_are_found) {

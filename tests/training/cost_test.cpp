@@ -15,8 +15,8 @@ ExperimentConfig configuration(const std::string& attention, bool recompute) {
   ExperimentConfig config;
   const std::string length = std::to_string(padded_length);
   config::load_text(config,
-                    "task: {kind: listops, max_length: " + length + ", padded_length: " + length +
-                        "}\nmodel: {layers: 3, recompute: " + (recompute ? "true" : "false") +
+                    "run: {device: cpu}\ntask: {kind: listops, max_length: " + length + ", padded_length: " +
+                        length + "}\nmodel: {layers: 3, recompute: " + (recompute ? "true" : "false") +
                         ", attention: {kind: " + attention + "}}\n",
                     "test.yaml");
   return config;

@@ -34,8 +34,8 @@ void check_loss_curve(const std::string& attention) {
   interface.vocabulary = task["vocabulary"].get<std::int64_t>();
   interface.padded_length = task["padded_length"].get<std::int64_t>();
   interface.outputs = task["outputs"].get<std::int64_t>();
-  StepState state;
-  ParameterStore store(1, &state.step, DType::float64);
+  StepMemory state;
+  ParameterStore store(1, state.step(), DType::float64);
   Model model(Scope(store), config.model, interface, [&](const Scope& scope, const AttentionShape& shape) {
     return find_attention_kind(config.model.attention.kind()).build(config.model.attention, scope, shape);
   });
@@ -53,14 +53,13 @@ void check_loss_curve(const std::string& attention) {
         make_layout(golden.integers(batch + "offsets"), golden.integers(batch + "position"), {0, 1, 2, 3},
                     interface.padded_length);
     copy(zeros(store.gradients().shape(), DType::float64), store.gradients());
+    state.begin(static_cast<std::uint32_t>(step), config.optimizer.learning_rate * schedule->at(step, 10).rate,
+                config.optimizer.beta1);
     const Tensor logits = model(from_vector(tokens, {static_cast<std::int64_t>(tokens.size())}), layout, true);
-    const Tensor loss = cross_entropy(logits, from_vector(labels, {4}));
+    const Tensor loss = cross_entropy(logits, from_vector(labels, {4}), state.score());
     backward(loss);
     losses.push_back(loss.item() / 4);
-    state.learning_rate = config.optimizer.learning_rate * schedule->at(step, 10).rate;
-    state.beta1 = config.optimizer.beta1;
-    optimizer.step(state, loss.item(), 4);
-    ++state.step;
+    optimizer.step(state);
   }
   EXPECT_EQ(difference(losses, golden.values("losses." + attention), 1e-9), "");
   std::size_t compared = 0;

@@ -1,9 +1,11 @@
-"""PyTorch's time for one training step of the ListOps model of the Long Range Arena, for same-run comparisons.
+"""PyTorch's time for one training step of the Long Range Arena's models, for same-run comparisons.
 
     python tools/peers/train_step.py --threads 2 --modes eager,compile --dropout 0.1 --batch 32 --length 2048
+    python tools/peers/train_step.py --device cuda --modes reduce-overhead --length 4096 --vocabulary 512
 
-A step is forward, backward and AdamW in float32 on the CPU. Attention is scaled_dot_product_attention. Every
-sequence has --length tokens and no mask, PyTorch's easiest case. With --lengths FILE (one number a line) the
+A step is forward, backward and AdamW: in float32 on the CPU by wall clock, under bfloat16 autocast with fused
+AdamW on CUDA by device events. Attention is scaled_dot_product_attention. --pair gives the head two sequences.
+Every sequence has --length tokens and no mask, PyTorch's easiest case. With --lengths FILE (one number a line) the
 tokens beyond a sequence's length are padding, masked as published, and each step takes the next --batch numbers
 of the file; --pad longest pads only to the longest sequence of the batch. Prints one JSON line for each mode.
 
@@ -57,9 +59,9 @@ class Model(nn.Module):
         self.position_embedding = nn.Embedding(options.length, width)
         self.layers = nn.ModuleList(Layer(options) for _ in range(options.layers))
         self.norm = nn.LayerNorm(width)
-        self.hidden, self.output = nn.Linear(width, options.hidden_width), nn.Linear(
-            options.hidden_width, options.classes
-        )
+        self.is_pair = options.pair
+        self.hidden = nn.Linear((4 if options.pair else 1) * width, options.hidden_width)
+        self.output = nn.Linear(options.hidden_width, options.classes)
         self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, tokens, labels, real):
@@ -72,14 +74,18 @@ class Model(nn.Module):
         if real is not None:
             x = x * real.unsqueeze(-1)
         pooled = x.sum(dim=1) / self.padded_length
-        return F.cross_entropy(self.output(F.relu(self.hidden(pooled))), labels)
+        if self.is_pair:
+            a, b = pooled.chunk(2)
+            pooled = torch.cat([a, b, a * b, a - b], dim=-1)
+        return F.cross_entropy(self.output(F.relu(self.hidden(pooled))).float(), labels)
 
 
 def make_batches(options):
     """(tokens, labels, real) for each step, warm-up included; one batch for all steps without --lengths."""
     labels = torch.randint(0, options.classes, (options.batch,))
     if options.lengths is None:
-        tokens = torch.randint(1, options.vocabulary, (options.batch, options.length))
+        sequences = options.batch * (2 if options.pair else 1)
+        tokens = torch.randint(1, options.vocabulary, (sequences, options.length))
         return [(tokens, labels, None)] * (options.warm_up + options.reps)
     lengths = [min(int(word), options.length) for word in Path(options.lengths).read_text().split()]
     if len(lengths) < options.batch:
@@ -95,27 +101,52 @@ def make_batches(options):
     return batches
 
 
+class HostClock:
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def milliseconds(self):
+        return (time.perf_counter() - self.start) * 1e3
+
+
+class DeviceClock:
+    def __init__(self):
+        self.start, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.start.record()
+
+    def milliseconds(self):
+        self.end.record()
+        torch.cuda.synchronize()
+        return self.start.elapsed_time(self.end)
+
+
 def measure(mode, options):
     torch.manual_seed(0)
     torch.compiler.reset()
-    model = Model(options).train()
+    is_cuda = options.device == "cuda"
+    model = Model(options).to(options.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0, fused=True)
     forward = model
     if mode != "eager":
         forward = torch.compile(model, mode=None if mode == "compile" else mode)
     milliseconds = []
-    for batch in make_batches(options):
-        start = time.perf_counter()
+    for step, batch in enumerate(make_batches(options)):
+        batch = [part if part is None else part.to(options.device) for part in batch]
+        if is_cuda and step == options.warm_up:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        clock = DeviceClock() if is_cuda else HostClock()
         optimizer.zero_grad(set_to_none=True)
-        loss = forward(*batch)
+        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=is_cuda):
+            loss = forward(*batch)
         loss.backward()
         optimizer.step()
-        milliseconds.append((time.perf_counter() - start) * 1e3)
+        milliseconds.append(clock.milliseconds())
     timed = milliseconds[options.warm_up :]
     return {
         "mode": mode,
-        "median_ms": round(statistics.median(timed), 1),
-        "min_ms": round(min(timed), 1),
+        "median_ms": round(statistics.median(timed), 3 if is_cuda else 1),
+        "min_ms": round(min(timed), 3 if is_cuda else 1),
         "reps": options.reps,
         "first_ms": round(milliseconds[0], 1),
         "loss": round(loss.item(), 4),
@@ -132,7 +163,9 @@ def keep_freed_memory():
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pair", action="store_true", help="two sequences for each label")
     parser.add_argument("--modes", default="eager,compile", help="eager, compile, or a mode of torch.compile")
     parser.add_argument(
         "--dropout", type=float, default=0.1, help="of attention weights, residuals and embeddings"
@@ -164,7 +197,12 @@ def main():
         )
         line.update(padding="none" if options.lengths is None else options.pad, torch=torch.__version__)
         line["allocator"] = options.allocator
-        line["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        line.update(device=options.device, vocabulary=options.vocabulary, pair=options.pair)
+        if options.device == "cuda":
+            line["peak_MiB"] = torch.cuda.max_memory_allocated() // 2**20
+            line["device"] = torch.cuda.get_device_name()
+        else:
+            line["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps(line), flush=True)
 
 

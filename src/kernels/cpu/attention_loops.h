@@ -27,6 +27,7 @@ struct ScoreTile {
   T* slopes;  ///< backward only
   int stride, rows, columns;
   std::int64_t query, key, sample;
+  std::int64_t begin;  ///< first token of the sequence
   int head;
   int row;             ///< place of the first query in its chunk
   Block<T> sums = {};  ///< forward only: the rows' weighted sums so far
@@ -61,7 +62,6 @@ void forward_chunk(const AttentionTask& task, const AttentionInputs<T>& in, cons
     const int columns = static_cast<int>(std::min<std::int64_t>(forward_keys, task.end - key));
     pack_transposed(head_rows(in.k, key, columns, task.head), scratch.k, forward_keys);
     pack<T, isa>(head_rows(in.v, key, columns, task.head), T{1}, scratch.v);
-    score.set_keys(scratch.rows, key, columns);
     for (int row = 0; row < count; row += forward_queries) {
       const int rows = std::min(forward_queries, count - row);
       const Block<T> sums{scratch.sums + row * stride, stride};
@@ -75,6 +75,7 @@ void forward_chunk(const AttentionTask& task, const AttentionInputs<T>& in, cons
                                              .query = task.first + row,
                                              .key = key,
                                              .sample = task.sample,
+                                             .begin = task.begin,
                                              .head = task.head,
                                              .row = row,
                                              .sums = sums,
@@ -89,9 +90,21 @@ void forward_chunk(const AttentionTask& task, const AttentionInputs<T>& in, cons
   }
 }
 
+/// Zeros for rows outside all sequences.
+template <class T>
+void clear_unused(const Sequences& sequences, const Heads<T>& out) {
+  for (std::int64_t token = sequences.offsets[sequences.count]; token < out.tokens; ++token) {
+    for (int head = 0; head < out.heads; ++head) {
+      T* row = out.data + token * out.token_stride + head * out.head_stride;
+      std::fill(row, row + out.width, T{0});
+    }
+  }
+}
+
 template <class T, Isa isa, class Score>
 void attention_forward(const Sequences& sequences, const AttentionInputs<T>& in, const Score& score,
                        Heads<T> out) {
+  clear_unused(sequences, out);
   const AttentionTasks tasks(sequences, in.q.heads, forward_rule);
   parallel_for(tasks.count(), 1,
                [&](std::int64_t task) { forward_chunk<T, isa>(tasks[task], in, score, out); });
@@ -130,7 +143,6 @@ void backward_tile(BackwardArrays<T, isa, Score>& scratch, const Score& score, i
                           {scratch.k_columns + place * width, backward_keys}, scores);
   multiply<T, isa, false>({rows, width, columns}, {scratch.dout, stride, 1},
                           {scratch.v_columns + place * width, backward_keys}, slopes);
-  score.set_keys(scratch.rows, tile.key, columns);
   score.differentiate(scratch.rows, tile);
   multiply<T, isa, true>({rows, columns, stride}, {scratch.slopes, backward_keys, 1},
                          {scratch.k + place * stride, stride}, {scratch.dq, stride});
@@ -182,6 +194,7 @@ void backward_keys_pass(const AttentionTask& task, std::int64_t key, const Backw
                                          .query = query,
                                          .key = key + place,
                                          .sample = task.sample,
+                                         .begin = task.begin,
                                          .head = task.head,
                                          .row = 0});
     }
@@ -227,6 +240,7 @@ template <class T, Isa isa, class Score>
 void attention_backward(const Sequences& sequences, const BackwardArguments<T>& arguments, const Score& score) {
   const Heads<T>& out = arguments.out.dq;
   const int width = out.width;
+  for (const Heads<T>& target : {out, arguments.out.dk, arguments.out.dv}) clear_unused(sequences, target);
   const AttentionTasks tasks(sequences, out.heads, backward_rule);
   const QueryShares<T> shares(sequences, out.heads, width);
   parallel_for(tasks.count(), 1, [&](std::int64_t index) {

@@ -22,7 +22,6 @@ class BernoulliScore {
   T dk_factor() const { return dq_factor(); }
 
   void begin(Rows&, int) const {}
-  void set_keys(Rows&, std::int64_t, int) const {}
 
   void weigh(Rows&, const ScoreTile<T>& tile) const {
     for (int r = 0; r < tile.rows; ++r) {

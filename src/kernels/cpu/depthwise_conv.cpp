@@ -21,11 +21,19 @@ void for_each_tap(const Sequences& sequences, std::int64_t s, int window, const 
   }
 }
 
+/// Zeros for rows outside all sequences.
+template <class T>
+void clear_unused(const Sequences& sequences, const Heads<const T>& x, T* packed) {
+  const std::int64_t row = std::int64_t{x.heads} * x.width, end = sequences.offsets[sequences.count];
+  if (end < x.tokens) std::fill(packed + end * row, packed + x.tokens * row, T(0));
+}
+
 }  // namespace
 
 template <class T, Isa isa>
 void depthwise_conv_forward(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, const T* weight,
                             int window, T* y) {
+  clear_unused(sequences, x, y);
   parallel_for(sequences.count * x.heads, 1, [&](std::int64_t task) {
     const std::int64_t s = task / x.heads;
     const int head = static_cast<int>(task % x.heads);
@@ -44,6 +52,7 @@ void depthwise_conv_forward(Cpu<isa>&, const Sequences& sequences, Heads<const T
 template <class T, Isa isa>
 void depthwise_conv_backward(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, const T* weight,
                              int window, const T* dy, T* dx, T* dweight) {
+  if (dx != nullptr) clear_unused(sequences, x, dx);
   const std::int64_t tasks = sequences.count * x.heads;
   const Buffer<T> partial(tasks * window);
   parallel_for(tasks, 1, [&](std::int64_t task) {

@@ -90,7 +90,7 @@ void unary_backward(Cpu<isa>&, Unary op, std::int64_t count, const T* x, const T
 }
 
 template <class T, Isa isa>
-void affine(Cpu<isa>&, std::int64_t count, T alpha, T beta, const T* x, T* y) {
+void affine(Cpu<isa>&, std::int64_t count, Accumulate<T> alpha, Accumulate<T> beta, const T* x, T* y) {
   for_each_block(count, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) y[i] = alpha * x[i] + beta;
   });

@@ -74,16 +74,24 @@ void layer_norm_forward(Cpu<isa>&, Rows<const T> x, const T* branch, const Dropo
 
 template <class T, Isa isa>
 void layer_norm_backward(Cpu<isa>&, Rows<const T> x, const T* weight, NormStatistics<const T> statistics,
-                         const T* dy, const T* dtotal, T* dx, T* dweight, T* dbias) {
+                         const T* dy, const T* dtotal, T* dx, const DropoutMask& mask, T* dbranch, T* dweight,
+                         T* dbias) {
   const std::int64_t chunks = (x.rows + chunk - 1) / chunk, width = x.width;
   const Buffer<T> partial(chunks * 2 * width);
   parallel_for(chunks, 1, [&](std::int64_t c) {
     T *partial_weight = partial.data() + c * 2 * width, *partial_bias = partial_weight + width;
     std::fill(partial_weight, partial_weight + 2 * width, T(0));
-    for (std::int64_t r = c * chunk; r < std::min(x.rows, (c + 1) * chunk); ++r)
+    for (std::int64_t r = c * chunk; r < std::min(x.rows, (c + 1) * chunk); ++r) {
+      T* const gradient = dx + r * width;
       normalize_row_backward(x.row(r), width, weight, statistics.mean[r], statistics.inverse_deviation[r],
-                             dy + r * width, dtotal ? dtotal + r * width : nullptr, dx + r * width,
-                             partial_weight, partial_bias);
+                             dy + r * width, dtotal ? dtotal + r * width : nullptr, gradient, partial_weight,
+                             partial_bias);
+      if (dbranch == nullptr) continue;
+      if (mask.rate > 0)
+        dropout_row<isa, T>(mask, r, width, gradient, nullptr, dbranch + r * width);
+      else
+        std::copy(gradient, gradient + width, dbranch + r * width);
+    }
   });
   for (std::int64_t c = 0; c < chunks; ++c) {
     for (std::int64_t i = 0; i < width; ++i) dweight[i] += partial[c * 2 * width + i];
@@ -124,7 +132,7 @@ void unit_rows_backward(Cpu<isa>&, std::int64_t rows, std::int64_t width, const 
   template void layer_norm_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, const T*, const DropoutMask&, T*,   \
                                       const T*, const T*, T, T*, NormStatistics<T>);                     \
   template void layer_norm_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, const T*, NormStatistics<const T>, \
-                                       const T*, const T*, T*, T*, T*);                                  \
+                                       const T*, const T*, T*, const DropoutMask&, T*, T*, T*);          \
   template void unit_rows_forward<T>(Cpu<TERN_ISA>&, Heads<const T>, T*, T*);                            \
   template void unit_rows_backward<T>(Cpu<TERN_ISA>&, std::int64_t, std::int64_t, const T*, const T*,    \
                                       const T*, T*);

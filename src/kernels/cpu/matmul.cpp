@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/blas.h"
 #include "base/parallel.h"
 #include "kernels/cpu/math.h"
 #include "kernels/cpu/scratch.h"
@@ -63,7 +64,7 @@ void matmul(Cpu<isa>&, const MatmulShape& s, const T* a, const T* b, T beta, T* 
   parallel_for(s.batch * blocks, 1, [&](std::int64_t task) {
     const std::int64_t index = task / blocks, first = task % blocks * row_block;
     const std::int64_t rows = std::min(row_block, s.m - first);
-    blas::gemm(s.transpose_a, s.transpose_b, rows, s.n, s.k, T(1),
+    blas::gemm(is_transposed_a, is_transposed_b, rows, s.n, s.k, T(1),
                a + index * s.stride_a + (is_transposed_a ? first : first * lda), lda, b + index * s.stride_b,
                ldb, beta, c + index * s.stride_c + first * s.n, std::max<std::int64_t>(1, s.n));
   });
@@ -75,15 +76,15 @@ void linear_forward(Cpu<isa>&, Rows<const T> x, const T* weight, const T* bias, 
   parallel_for(blocks_of(x.rows, row_block), 1, [&](std::int64_t block) {
     const std::int64_t first = block * row_block, rows = std::min(row_block, x.rows - first);
     T* out = y + first * outputs;
-    blas::gemm(Transpose::no, Transpose::yes, rows, outputs, x.width, T(1), x.row(first), x.stride, weight,
-               x.width, T(0), out, outputs);
+    blas::gemm(false, true, rows, outputs, x.width, T(1), x.row(first), x.stride, weight, x.width, T(0), out,
+               outputs);
     add_bias_and_activate(activation, rows, outputs, bias, before ? before + first * outputs : nullptr, out);
   });
 }
 
 template <class T, Isa isa>
 void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t outputs, Activation activation,
-                     const T* saved, const T* dy, T* dx, bool accumulate_dx, T* dweight, T* dbias) {
+                     const T* saved, const T* dy, T* dx, T* dweight, T* dbias) {
   const std::int64_t chunk_size = chunk_rows(x.rows);
   const std::int64_t chunks = blocks_of(x.rows, chunk_size), parameters = outputs * x.width;
   const Buffer<T> partial_weight(dweight ? chunks * parameters : 0), partial_bias(dbias ? chunks * outputs : 0),
@@ -102,11 +103,11 @@ void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t o
         d = block_d;
       }
       if (dx != nullptr)
-        blas::gemm(Transpose::no, Transpose::no, rows, x.width, outputs, T(1), d, outputs, weight, x.width,
-                   accumulate_dx ? T(1) : T(0), dx + first * x.width, x.width);
+        blas::gemm(false, false, rows, x.width, outputs, T(1), d, outputs, weight, x.width, T(0),
+                   dx + first * x.width, x.width);
       if (dweight != nullptr)
-        blas::gemm(Transpose::yes, Transpose::no, outputs, x.width, rows, T(1), d, outputs, x.row(first),
-                   x.stride, first == chunk * chunk_size ? T(0) : T(1), chunk_weight, x.width);
+        blas::gemm(true, false, outputs, x.width, rows, T(1), d, outputs, x.row(first), x.stride,
+                   first == chunk * chunk_size ? T(0) : T(1), chunk_weight, x.width);
       if (dbias != nullptr) add_rows(d, rows, outputs, chunk_bias);
     }
   });
@@ -119,7 +120,7 @@ void linear_backward(Cpu<isa>&, Rows<const T> x, const T* weight, std::int64_t o
   template void linear_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, const T*, const T*, std::int64_t, Activation, \
                                   T*, T*);                                                                     \
   template void linear_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, const T*, std::int64_t, Activation,          \
-                                   const T*, const T*, T*, bool, T*, T*);
+                                   const T*, const T*, T*, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

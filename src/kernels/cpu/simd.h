@@ -22,7 +22,6 @@ struct Simd {
   using Integer = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
   typedef T Vector __attribute__((vector_size(bytes)));
   typedef Integer Integers __attribute__((vector_size(bytes)));
-  typedef std::uint16_t Slices __attribute__((vector_size(2 * lanes)));
 };
 template <class T, Isa isa>
 using Vector = typename Simd<T, isa>::Vector;
@@ -152,6 +151,34 @@ template <Isa isa>
     return reinterpret_cast<V>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
   } else {
     return reinterpret_cast<V>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+  }
+}
+
+/// Lanes of all zeros or all ones from as many bytes. (The compiler's conversion goes lane by lane.)
+template <class T, Isa isa>
+[[gnu::always_inline]] inline typename Simd<T, isa>::Integers widen_flags(const std::int8_t* flags) {
+  using Integers = typename Simd<T, isa>::Integers;
+  constexpr bool is_float = sizeof(T) == 4;
+  __m128i bytes{};
+  std::memcpy(&bytes, flags, Simd<T, isa>::lanes);
+  if constexpr (isa == Isa::v4) {  // with masks, as above
+    if constexpr (is_float) {
+      return reinterpret_cast<Integers>(_mm512_maskz_cvtepi8_epi32(__mmask16{0xFFFF}, bytes));
+    } else {
+      return reinterpret_cast<Integers>(_mm512_maskz_cvtepi8_epi64(__mmask8{0xFF}, bytes));
+    }
+  } else if constexpr (isa == Isa::v3) {
+    if constexpr (is_float) {
+      return reinterpret_cast<Integers>(_mm256_cvtepi8_epi32(bytes));
+    } else {
+      return reinterpret_cast<Integers>(_mm256_cvtepi8_epi64(bytes));
+    }
+  } else {
+    if constexpr (is_float) {
+      return reinterpret_cast<Integers>(_mm_cvtepi8_epi32(bytes));
+    } else {
+      return reinterpret_cast<Integers>(_mm_cvtepi8_epi64(bytes));
+    }
   }
 }
 

@@ -46,7 +46,9 @@ void softmax_backward(Cpu<isa>&, Rows<const T> y, Rows<const T> dy, Rows<T> dx) 
 }
 
 template <class T, Isa isa>
-void cross_entropy_forward(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, T* loss) {
+std::int64_t cross_entropy_forward(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, T* loss) {
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    if (label[r] < 0 || label[r] >= x.width) return r;
   parallel_for(x.rows, 16, [&](std::int64_t r) {
     const T best = largest(x.row(r), x.width);
     T total = 0;
@@ -54,6 +56,7 @@ void cross_entropy_forward(Cpu<isa>&, Rows<const T> x, const std::int32_t* label
     for (std::int64_t i = 0; i < x.width; ++i) total += exponential(x.row(r)[i] - best);
     loss[r] = std::log(total) + best - x.row(r)[label[r]];
   });
+  return -1;
 }
 
 template <class T, Isa isa>
@@ -65,12 +68,26 @@ void cross_entropy_backward(Cpu<isa>&, Rows<const T> x, const std::int32_t* labe
   });
 }
 
-#define INSTANTIATE(T)                                                                                  \
-  template void softmax_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, Rows<T>);                             \
-  template void softmax_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, Rows<const T>, Rows<T>);             \
-  template void cross_entropy_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, T*);       \
-  template void cross_entropy_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, const T*, \
-                                          Rows<T>);
+template <class T, Isa isa>
+void add_score(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, const T* loss, ScoreTotals* score) {
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    const T* row = x.row(r);
+    score->loss += static_cast<double>(loss[r]);
+    std::int64_t best = 0;
+    for (std::int64_t i = 1; i < x.width; ++i)
+      if (row[i] > row[best]) best = i;
+    score->correct += best == label[r] ? 1.0 : 0.0;
+  }
+  score->examples += static_cast<double>(x.rows);
+}
+
+#define INSTANTIATE(T)                                                                                    \
+  template void softmax_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, Rows<T>);                               \
+  template void softmax_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, Rows<const T>, Rows<T>);               \
+  template std::int64_t cross_entropy_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, T*); \
+  template void cross_entropy_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, const T*,   \
+                                          Rows<T>);                                                       \
+  template void add_score<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, const T*, ScoreTotals*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

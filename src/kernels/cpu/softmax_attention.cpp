@@ -1,5 +1,6 @@
 // Exact softmax attention: online softmax forward, weights computed again from the saved log-sum-exp backward.
 // Scores are kept in base 2 (queries are packed times scale log2 e), as Dao et al. 2022, arXiv 2205.14135, do.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -25,21 +26,26 @@ class SoftmaxScore {
 
   struct Rows {
     Rows(Layout& layout, int queries, int keys)
-        : top(layout.take<T>(queries)), totals(layout.take<T>(queries * lanes)), slices(layout, keys) {}
+        : top(layout.take<T>(queries)), totals(layout.take<T>(queries * lanes)), kept(layout, keys) {}
     T* top;     ///< reference maximum of each row, base 2
     T* totals;  ///< [queries, lanes] sums of the weights before dropout
-    KeepSlices<isa> slices;
+    KeptBytes<isa> kept;
   };
 
-  SoftmaxScore(const Sequences& sequences, std::int64_t tokens, const SoftmaxOptions& options)
-      : position_(sequences.position),
-        tokens_(tokens),
+  SoftmaxScore(std::int64_t tokens, const SoftmaxOptions& options)
+      : tokens_(tokens),
         scale_(options.scale),
         stream_(options.dropout.stream),
-        threshold_(dropout_threshold(options.dropout.rate)),
-        keep_factor_(threshold_ < 65536 ? 65536.0 / (65536.0 - threshold_) : 0.0) {}
+        threshold_(weight_dropout_threshold(options.dropout.rate)),
+        keep_factor_(256.0 / (256.0 - threshold_)) {}
 
   void write_lse(T* lse) { lse_out_ = lse; }
+  void clear_unused_lse(const Sequences& sequences, int heads) const {
+    for (int head = 0; head < heads; ++head) {
+      T* const row = lse_out_ + head * tokens_;
+      std::fill(row + sequences.offsets[sequences.count], row + tokens_, T{0});
+    }
+  }
   /// dots [heads, tokens] = sum_c dout out.
   void read_rows(const T* lse, const T* dots) {
     lse_ = lse;
@@ -55,10 +61,6 @@ class SoftmaxScore {
     std::memset(rows.totals, 0, sizeof(T) * static_cast<std::size_t>(count * lanes));
   }
 
-  void set_keys(Rows& rows, std::int64_t key, int count) const {
-    if constexpr (dropout) rows.slices.set_keys(position_ + key, count);
-  }
-
   void weigh(Rows& rows, const ScoreTile<T>& tile) const {
     for (int r = 0; r < tile.rows; ++r) {
       T* scores = tile.scores + r * tile.stride;
@@ -66,11 +68,11 @@ class SoftmaxScore {
       const V top = broadcast<T, isa>(rows.top[tile.row + r]);
       T* totals = rows.totals + (tile.row + r) * lanes;
       V total = load<T, isa>(totals);
-      const std::uint16_t* slices = draw(rows, tile, r);
+      const std::int8_t* flags = draw(rows, tile, r);
       for (int c = 0; c < tile.columns; c += lanes) {
         V weight = power_of_two<T, isa>(load<T, isa>(scores + c) - top);
         total += weight;
-        if constexpr (dropout) weight = keep(weight, kept_lanes<T, isa>(slices + c, threshold_));
+        if constexpr (dropout) weight = keep(weight, widen_flags<T, isa>(flags + c));
         store<T, isa>(scores + c, weight);
       }
       store<T, isa>(totals, total);
@@ -92,11 +94,11 @@ class SoftmaxScore {
       const std::int64_t place = tile.head * tokens_ + tile.query + r;
       const V lse = broadcast<T, isa>(lse_[place] * static_cast<T>(log2_e)),
               dot = broadcast<T, isa>(dots_[place]);
-      const std::uint16_t* slices = draw(rows, tile, r);
+      const std::int8_t* flags = draw(rows, tile, r);
       for (int c = 0; c < tile.columns; c += lanes) {
         const V weight = power_of_two<T, isa>(load<T, isa>(scores + c) - lse);
         if constexpr (dropout) {
-          const auto kept = kept_lanes<T, isa>(slices + c, threshold_);
+          const auto kept = widen_flags<T, isa>(flags + c);
           store<T, isa>(scores + c, keep(weight * factor, kept));
           store<T, isa>(slopes + c, weight * (keep(load<T, isa>(slopes + c) * factor, kept) - dot));
         } else {
@@ -112,9 +114,15 @@ class SoftmaxScore {
     return reinterpret_cast<V>(reinterpret_cast<typename Simd<T, isa>::Integers>(value) & kept);
   }
 
-  const std::uint16_t* draw(Rows& rows, const ScoreTile<T>& tile, int r) const {
+  /// Flags of row r; drawn for 16 rows at a time.
+  const std::int8_t* draw(Rows& rows, const ScoreTile<T>& tile, int r) const {
     if constexpr (!dropout) return nullptr;
-    return rows.slices.draw(stream_, tile.sample, tile.head, position_[tile.query + r]);
+    constexpr int group = KeptBytes<isa>::queries;
+    if (r % group == 0) {
+      rows.kept.draw(stream_, threshold_, tile.sample, tile.head, tile.query + r - tile.begin, tile.rows - r,
+                     tile.key - tile.begin, tile.columns);
+    }
+    return rows.kept.row(r % group);
   }
 
   /// Fills the columns behind the last key with -infinity, and rescales the row's sums if its maximum is
@@ -135,7 +143,6 @@ class SoftmaxScore {
     top = found;
   }
 
-  const std::int32_t* position_;
   std::int64_t tokens_;
   double scale_;
   RandomStream stream_;
@@ -170,11 +177,12 @@ template <class T, Isa isa>
 void softmax_attention_forward(Cpu<isa>&, const Sequences& sequences, const AttentionInputs<T>& in,
                                const SoftmaxOptions& options, Heads<T> out, T* lse) {
   const auto run = [&]<bool dropout>(std::bool_constant<dropout>) {
-    SoftmaxScore<T, isa, dropout> score(sequences, in.q.tokens, options);
+    SoftmaxScore<T, isa, dropout> score(in.q.tokens, options);
     score.write_lse(lse);
+    score.clear_unused_lse(sequences, in.q.heads);
     attention_forward<T, isa>(sequences, in, score, out);
   };
-  dropout_threshold(options.dropout.rate) == 0 ? run(std::false_type{}) : run(std::true_type{});
+  weight_dropout_threshold(options.dropout.rate) == 0 ? run(std::false_type{}) : run(std::true_type{});
 }
 
 template <class T, Isa isa>
@@ -184,11 +192,11 @@ void softmax_attention_backward(Cpu<isa>&, const Sequences& sequences, const Att
   const Buffer<T> dots(in.q.heads * in.q.tokens);
   row_dots<T, isa>(dout, result.out, dots.data());
   const auto run = [&]<bool dropout>(std::bool_constant<dropout>) {
-    SoftmaxScore<T, isa, dropout> score(sequences, in.q.tokens, options);
+    SoftmaxScore<T, isa, dropout> score(in.q.tokens, options);
     score.read_rows(result.lse, dots.data());
     attention_backward<T, isa>(sequences, BackwardArguments<T>{in, dout, gradients}, score);
   };
-  dropout_threshold(options.dropout.rate) == 0 ? run(std::false_type{}) : run(std::true_type{});
+  weight_dropout_threshold(options.dropout.rate) == 0 ? run(std::false_type{}) : run(std::true_type{});
 }
 
 #define INSTANTIATE(T)                                                                                        \

@@ -2,55 +2,91 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/parallel.h"
-#include "kernels/cpu/scratch.h"
 
 namespace tern::kernels {
 namespace {
 
-constexpr std::int64_t block = 16384;
+template <class T>
+double sum_of_squares(const T* x, std::int64_t count) {
+  double total = 0;
+#pragma omp simd reduction(+ : total)
+  for (std::int64_t i = 0; i < count; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return total;
+}
+
+/// The scalars of one update in the parameters' type.
+template <class T>
+struct AdamScalars {
+  T beta1, beta2, rest1, rest2, epsilon, shrink, scale, rate, root;
+};
+template <class T>
+void update(std::int64_t count, const AdamScalars<T> s, const T* gradient, T* m, T* v, T* w) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const T g = gradient[i] * s.scale;
+    m[i] = s.beta1 * m[i] + s.rest1 * g;
+    v[i] = s.beta2 * v[i] + s.rest2 * g * g;
+    w[i] = w[i] * s.shrink - s.rate * m[i] / (std::sqrt(v[i]) * s.root + s.epsilon);
+  }
+}
 
 }  // namespace
 
 template <class T, Isa isa>
-double sum_of_squares(Cpu<isa>&, std::int64_t count, const T* x) {
-  const std::int64_t blocks = (count + block - 1) / block;
-  const Buffer<double> partial(blocks);
-  parallel_for(blocks, 1, [&](std::int64_t b) {
-    double total = 0;
-#pragma omp simd reduction(+ : total)
-    for (std::int64_t i = b * block; i < std::min(count, (b + 1) * block); ++i)
-      total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    partial[b] = total;
+void measure_gradient(Cpu<isa>&, const UpdateChunks& chunks, const AdamSettings& settings, const T* gradient,
+                      double* squares, StepState* state) {
+  parallel_for(chunks.count, 1, [&](std::int64_t c) {
+    squares[c] = sum_of_squares(gradient + chunks.chunks[c].first, chunks.chunks[c].count);
   });
   double total = 0;
-  for (std::int64_t b = 0; b < blocks; ++b) total += partial[b];
-  return total;
+  for (std::int64_t c = 0; c < chunks.count; ++c) total += squares[c];
+  const double mean = 1 / std::max(state->score.examples, 1.0);
+  state->gradient_norm = mean * std::sqrt(total);
+  const bool is_clipped = settings.clip_norm > 0 && state->gradient_norm > settings.clip_norm;
+  const double applied_norm = is_clipped ? settings.clip_norm : state->gradient_norm;
+  // The square goes into the second moment and must not overflow there.
+  state->is_finite = std::isfinite(state->gradient_norm) && std::isfinite(state->score.loss) &&
+                     applied_norm * applied_norm <= static_cast<double>(std::numeric_limits<T>::max());
+  if (!state->is_finite) return;
+  state->gradient_scale = is_clipped ? mean * settings.clip_norm / state->gradient_norm : mean;
+  ++state->updates;
 }
 
 template <class T, Isa isa>
-void adamw(Cpu<isa>&, std::int64_t count, const AdamStep& step, const T* gradient, T* m, T* v, T* w) {
-  const T beta1 = static_cast<T>(step.beta1), beta2 = static_cast<T>(step.beta2),
-          epsilon = static_cast<T>(step.epsilon);
-  const T rest1 = static_cast<T>(1 - step.beta1), rest2 = static_cast<T>(1 - step.beta2);
-  const T shrink = static_cast<T>(1 - step.rate * step.weight_decay),
-          scale = static_cast<T>(step.gradient_scale);
-  const T rate = static_cast<T>(step.rate / step.correction1),
-          root = static_cast<T>(1 / std::sqrt(step.correction2));
-  parallel_for((count + block - 1) / block, 1, [&](std::int64_t b) {
-    for (std::int64_t i = b * block; i < std::min(count, (b + 1) * block); ++i) {
-      const T g = gradient[i] * scale;
-      m[i] = beta1 * m[i] + rest1 * g;
-      v[i] = beta2 * v[i] + rest2 * g * g;
-      w[i] = w[i] * shrink - rate * m[i] / (std::sqrt(v[i]) * root + epsilon);
-    }
+void adamw(Cpu<isa>&, const UpdateChunks& chunks, const AdamSettings& settings, const StepState* state,
+           const AdamBlocks<T>& blocks) {
+  if (!state->is_finite) return;
+  const auto count = static_cast<double>(state->updates);
+  const double correction1 = 1 - std::pow(state->beta1, count),
+               correction2 = 1 - std::pow(settings.beta2, count);
+  const AdamScalars<T> scalars{static_cast<T>(state->beta1),
+                               static_cast<T>(settings.beta2),
+                               static_cast<T>(1 - state->beta1),
+                               static_cast<T>(1 - settings.beta2),
+                               static_cast<T>(settings.epsilon),
+                               T(1),
+                               static_cast<T>(state->gradient_scale),
+                               static_cast<T>(state->learning_rate / correction1),
+                               static_cast<T>(1 / std::sqrt(correction2))};
+  AdamScalars<T> decaying = scalars;
+  decaying.shrink = static_cast<T>(1 - state->learning_rate * settings.weight_decay);
+  parallel_for(chunks.count, 1, [&](std::int64_t c) {
+    const UpdateChunk& chunk = chunks.chunks[c];
+    update(chunk.count, chunk.decays != 0 ? decaying : scalars, blocks.gradient + chunk.first,
+           blocks.m + chunk.first, blocks.v + chunk.first, blocks.w + chunk.first);
+    if (blocks.rounded == nullptr) return;
+    for (std::int64_t i = chunk.first; i < chunk.first + chunk.count; ++i)
+      blocks.rounded[i] = to_bfloat16(static_cast<float>(blocks.w[i]));
   });
 }
 
-#define INSTANTIATE(T)                                                       \
-  template double sum_of_squares<T>(Cpu<TERN_ISA>&, std::int64_t, const T*); \
-  template void adamw<T>(Cpu<TERN_ISA>&, std::int64_t, const AdamStep&, const T*, T*, T*, T*);
+#define INSTANTIATE(T)                                                                                  \
+  template void measure_gradient<T>(Cpu<TERN_ISA>&, const UpdateChunks&, const AdamSettings&, const T*, \
+                                    double*, StepState*);                                               \
+  template void adamw<T>(Cpu<TERN_ISA>&, const UpdateChunks&, const AdamSettings&, const StepState*,    \
+                         const AdamBlocks<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

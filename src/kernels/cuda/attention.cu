@@ -1,0 +1,62 @@
+// Entry points of bfloat16 attention: the kernels for sm_90a where they serve, else those for mma.sync.
+#include "kernels/attention.h"
+#include "kernels/cuda/attention_hopper.h"
+#include "kernels/cuda/attention_kernels.h"
+
+namespace tern::kernels {
+namespace {
+
+AttentionTask softmax_task(const Sequences& sequences, const AttentionInputs<bfloat16>& in,
+                           const SoftmaxOptions& options) {
+  const bool drops = weight_dropout_threshold(options.dropout.rate) > 0;
+  return {drops ? Scores::dropped_softmax : Scores::softmax, score_rule(options), sequences, in};
+}
+AttentionTask bernoulli_task(const Sequences& sequences, const AttentionInputs<bfloat16>& in,
+                             const BernoulliOptions& options) {
+  return {Scores::bernoulli, score_rule(options), sequences, in};
+}
+
+}  // namespace
+
+template <>
+void softmax_attention_forward<bfloat16>(Cuda& cuda, const Sequences& sequences,
+                                         const AttentionInputs<bfloat16>& in, const SoftmaxOptions& options,
+                                         Heads<bfloat16> out, float* lse) {
+  if (softmax_attention_forward_hopper(cuda, sequences, in, options, out, lse)) return;
+  launch_attention_forward(cuda, softmax_task(sequences, in, options), out, lse);
+}
+
+template <>
+void softmax_attention_backward<bfloat16>(Cuda& cuda, const Sequences& sequences,
+                                          const AttentionInputs<bfloat16>& in, const SoftmaxOptions& options,
+                                          const SoftmaxResult<bfloat16>& result, Heads<const bfloat16> dout,
+                                          const AttentionGradients<bfloat16>& gradients) {
+  if (softmax_attention_backward_hopper(cuda, sequences, in, options, result, dout, gradients)) return;
+  const AttentionTask task = softmax_task(sequences, in, options);
+  if (serves_all_gradients(cuda, task)) return launch_all_gradients(cuda, task, result, dout, gradients);
+  Scratch<QueryStatistics> statistics(cuda, in.q.heads * sequences.tokens);
+  launch_query_gradient(cuda, task, result, dout, gradients.dq, statistics.data());
+  launch_key_gradient(cuda, task, statistics.data(), dout, gradients.dk, gradients.dv);
+}
+
+template <>
+void bernoulli_expectation_forward<bfloat16>(Cuda& cuda, const Sequences& sequences,
+                                             const AttentionInputs<bfloat16>& in,
+                                             const BernoulliOptions& options, Heads<bfloat16> y) {
+  if (bernoulli_expectation_forward_hopper(cuda, sequences, in, options, y)) return;
+  launch_attention_forward(cuda, bernoulli_task(sequences, in, options), y, nullptr);
+}
+
+template <>
+void bernoulli_expectation_backward<bfloat16>(Cuda& cuda, const Sequences& sequences,
+                                              const AttentionInputs<bfloat16>& in,
+                                              const BernoulliOptions& options, Heads<const bfloat16> dy,
+                                              const AttentionGradients<bfloat16>& gradients) {
+  if (bernoulli_expectation_backward_hopper(cuda, sequences, in, options, dy, gradients)) return;
+  const AttentionTask task = bernoulli_task(sequences, in, options);
+  if (serves_all_gradients(cuda, task)) return launch_all_gradients(cuda, task, {}, dy, gradients);
+  launch_query_gradient(cuda, task, {}, dy, gradients.dq, nullptr);
+  launch_key_gradient(cuda, task, nullptr, dy, gradients.dk, gradients.dv);
+}
+
+}  // namespace tern::kernels

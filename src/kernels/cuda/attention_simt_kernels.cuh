@@ -1,0 +1,197 @@
+// The kernels of attention in float32 and float64; attention_simt.cu says what they cost.
+#pragma once
+
+#include "kernels/cuda/attention_simt_scores.cuh"
+#include "kernels/cuda/attention_tf32.cuh"
+
+namespace tern::kernels {
+namespace {
+
+/// The place of a block: part of a sequence, head, and the columns that it adds up.
+struct SimtBlock {
+  SequencePart part;
+  int head, chunk;
+  __device__ SimtBlock(const Sequences& sequences, int heads, int chunks, int rows) {
+    const int block = static_cast<int>(blockIdx.x);
+    part = find_part(sequences, block / (heads * chunks), rows);
+    head = block % (heads * chunks) / chunks;
+    chunk = block % chunks;
+  }
+};
+
+struct SimtShape {
+  int chunks;   ///< of Tiles::columns columns that the width has
+  bool packed;  ///< all rows may be moved 16 bytes at a time
+};
+
+template <int rows, int stride>
+struct StagedRows {};
+
+template <class Score, class Tiles>
+__global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
+    attend_simt(Sequences sequences, AttentionInputs<typename Tiles::Value> in, Score score,
+                Heads<typename Tiles::Value> out, SimtShape shape) {
+  using T = typename Tiles::Value;
+  extern __shared__ __align__(16) std::byte shared[];
+  T* const q = reinterpret_cast<T*>(shared);
+  T* const k = q + Tiles::rows * Tiles::stride;
+  T* const v = k + Tiles::keys * Tiles::stride;
+  T* const weights = v + Tiles::keys * Tiles::value_stride;
+  const SimtBlock block(sequences, in.q.heads, shape.chunks, Tiles::rows);
+  const SequencePart& part = block.part;
+  const int head = block.head, column = block.chunk * Tiles::columns;
+  if (part.sequence < 0) {
+    const std::int64_t token = sequences.offsets[sequences.count] + std::int64_t{part.spare} * Tiles::rows;
+    if (block.chunk == 0) clear_rows(out, token, head, Tiles::rows);
+    if constexpr (Score::has_statistics)
+      if (block.chunk == 0) score.clear_statistics(token, head, Tiles::rows);
+    return;
+  }
+  const typename Tiles::Lane lane;
+  const int row_count = part.length - part.first;
+  TilePlace place{.row = part.first,
+                  .key = 0,
+                  .key_count = part.length,
+                  .head = head,
+                  .token = part.begin,
+                  .sample = static_cast<std::uint32_t>(sequences.sample[part.sequence])};
+  typename Tiles::Sums sums{};
+  typename Tiles::Rows own(lane, q);
+  typename Score::template Statistics<Tiles> statistics;
+  score.template begin<Tiles>(statistics);
+  const auto stage = [&]<int rows, int stride>(StagedRows<rows, stride>, T* to, const Heads<const T>& from,
+                                               int first, int columns_from) {
+    stage_rows<Tiles, rows, stride>(to, from, part.begin + first, head, part.length - first, columns_from,
+                                    shape.packed);
+  };
+  constexpr StagedRows<Tiles::rows, Tiles::stride> query_rows;
+  constexpr StagedRows<Tiles::keys, Tiles::stride> key_rows;
+  constexpr StagedRows<Tiles::keys, Tiles::value_stride> value_rows;
+  stage(query_rows, q, in.q, part.first, 0);
+  stage(key_rows, k, in.k, 0, 0);
+  __pipeline_commit();
+  for (; place.key < part.length; place.key += Tiles::keys, place.key_count -= Tiles::keys) {
+    typename Tiles::Scores scores{};
+    for (int chunk = 0; chunk < shape.chunks; ++chunk) {
+      if (shape.chunks > 1 && (chunk > 0 || place.key > 0)) {
+        stage(query_rows, q, in.q, part.first, chunk * Tiles::columns);
+        stage(key_rows, k, in.k, place.key, chunk * Tiles::columns);
+        __pipeline_commit();
+      }
+      __pipeline_wait_prior(0);
+      __syncthreads();
+      if (chunk == 0) {
+        stage(value_rows, v, in.v, place.key, column);
+        __pipeline_commit();
+      }
+      if (shape.chunks > 1 || place.key == 0) own.take();
+      add_products<Tiles>(lane, own, k, scores);
+      __syncthreads();
+    }
+    if (shape.chunks == 1) {
+      if (place.key + Tiles::keys < part.length) stage(key_rows, k, in.k, place.key + Tiles::keys, 0);
+      __pipeline_commit();
+    }
+    score.template weigh<Tiles>(statistics, lane, place, scores, sums);
+    __pipeline_wait_prior(shape.chunks == 1 ? 1 : 0);
+    __syncthreads();
+    add_weighted<Tiles, Tiles::value_stride>(lane, scores, weights, v, sums);
+  }
+  score.template finish<Tiles>(statistics);
+  write_sums<Tiles>(lane, sums, out, part.begin + part.first, head, row_count, column, shape.packed,
+                    [&](int r) { return score.template factor<Tiles>(statistics, r); });
+  if constexpr (Score::has_statistics)
+    if (block.chunk == 0) score.template write_statistics<Tiles>(statistics, lane, place, row_count);
+}
+
+template <class T>
+struct SimtBackward {
+  AttentionInputs<T> in;
+  Heads<const T> dout;
+  AttentionGradients<T> out;
+};
+
+/// dk and dv of a block's keys against all queries (`keys_resident`), or dq of its queries against all keys.
+template <class Score, class Tiles, bool keys_resident>
+__global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
+    differentiate_simt(Sequences sequences, SimtBackward<typename Tiles::Value> arguments, Score score,
+                       SimtShape shape) {
+  using T = typename Tiles::Value;
+  extern __shared__ __align__(16) std::byte shared[];
+  constexpr int resident = Tiles::rows * Tiles::stride, streamed = Tiles::keys * Tiles::stride;
+  T* const own_rows = reinterpret_cast<T*>(shared);  // q or k
+  T* const own_row_slopes = own_rows + resident;     // dout or v
+  T* const other = own_row_slopes + resident;
+  T* const other_slopes = other + streamed;
+  T* const weights = other_slopes + streamed;
+  const auto& [in, dout, out] = arguments;
+  const Heads<const T>& rows = keys_resident ? in.k : in.q;
+  const Heads<const T>& row_slopes = keys_resident ? in.v : dout;
+  const Heads<const T>& keys = keys_resident ? in.q : in.k;
+  const Heads<const T>& key_slopes = keys_resident ? dout : in.v;
+
+  const SimtBlock block(sequences, in.q.heads, shape.chunks, Tiles::rows);
+  const SequencePart& part = block.part;
+  const int head = block.head, column = block.chunk * Tiles::columns;
+  if (part.sequence < 0) {
+    const std::int64_t token = sequences.offsets[sequences.count] + std::int64_t{part.spare} * Tiles::rows;
+    if (block.chunk > 0) return;
+    clear_rows(keys_resident ? out.dk : out.dq, token, head, Tiles::rows);
+    if (keys_resident) clear_rows(out.dv, token, head, Tiles::rows);
+    return;
+  }
+  const typename Tiles::Lane lane;
+  const int row_count = part.length - part.first;
+  TilePlace place{.row = part.first,
+                  .key = 0,
+                  .key_count = part.length,
+                  .head = head,
+                  .token = part.begin,
+                  .sample = static_cast<std::uint32_t>(sequences.sample[part.sequence])};
+  typename Tiles::Sums sums{}, value_sums{};
+  typename Tiles::Rows own(lane, own_rows), own_slopes(lane, own_row_slopes);
+  const auto stage = [&]<int count, int stride>(StagedRows<count, stride>, T* to, const Heads<const T>& from,
+                                                int first, int columns_from) {
+    stage_rows<Tiles, count, stride>(to, from, part.begin + first, head, part.length - first, columns_from,
+                                     shape.packed);
+  };
+  constexpr StagedRows<Tiles::rows, Tiles::stride> resident_rows;
+  constexpr StagedRows<Tiles::keys, Tiles::stride> streamed_rows;
+  for (; place.key < part.length; place.key += Tiles::keys, place.key_count -= Tiles::keys) {
+    typename Tiles::Scores scores{}, slopes{};
+    for (int i = 0; i < shape.chunks; ++i) {  // the block's own columns come last and stay
+      const int from = (block.chunk + 1 + i) % shape.chunks * Tiles::columns;
+      __syncthreads();
+      if (shape.chunks > 1 || place.key == 0) {
+        stage(resident_rows, own_rows, rows, part.first, from);
+        stage(resident_rows, own_row_slopes, row_slopes, part.first, from);
+      }
+      stage(streamed_rows, other, keys, place.key, from);
+      __pipeline_commit();
+      stage(streamed_rows, other_slopes, key_slopes, place.key, from);
+      __pipeline_commit();
+      __pipeline_wait_prior(1);
+      __syncthreads();
+      if (shape.chunks > 1 || place.key == 0) {
+        own.take();
+        own_slopes.take();
+      }
+      add_products<Tiles>(lane, own, other, scores);
+      __pipeline_wait_prior(0);
+      __syncthreads();
+      add_products<Tiles>(lane, own_slopes, other_slopes, slopes);
+    }
+    score.template differentiate<Tiles, keys_resident>(lane, place, row_count, scores, slopes);
+    if constexpr (keys_resident)
+      add_weighted<Tiles, Tiles::stride>(lane, scores, weights, other_slopes, value_sums);
+    add_weighted<Tiles, Tiles::stride>(lane, slopes, weights, other, sums);
+  }
+  write_sums<Tiles>(lane, sums, keys_resident ? out.dk : out.dq, part.begin + part.first, head, row_count,
+                    column, shape.packed, [&](int) { return score.gradient_factor(); });
+  if constexpr (keys_resident)
+    write_sums<Tiles>(lane, value_sums, out.dv, part.begin + part.first, head, row_count, column, shape.packed,
+                      [](int) { return T{1}; });
+}
+
+}  // namespace
+}  // namespace tern::kernels

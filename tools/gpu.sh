@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# On a machine with a GPU: builds, runs all tests with the GPU required, checks the kernels with compute-sanitizer, times
+# both sides (PyTorch with CUDA must be importable by python3) and writes docs/results/gpu.json.
+# Arguments choose parts: build, test, sanitize, benchmark. Without any: all of them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export TERN_REQUIRE_CUDA=1 OPENBLAS_NUM_THREADS=1
+parts=${*:-build test sanitize benchmark}
+build=build/cuda
+
+for part in $parts; do
+  case $part in
+    build)
+      cmake --preset cuda -DTERN_BENCHMARKS=ON ${TERN_CMAKE_ARGUMENTS:-} >/dev/null
+      cmake --build --preset cuda --parallel "$(nproc)"
+      ;;
+    test) ctest --test-dir $build --label-regex ci --output-on-failure --parallel "$(($(nproc) / 2))" --timeout 600 ;;
+    sanitize)
+      # small cases: a kernel runs a hundred times slower under these tools
+      filter='FeedForward.*:LayerNorm.*:ResidualDropoutNorm.*:TokenEmbedding.*:Softmax.*:BernoulliSample.equals*:DepthwiseConv.*:Reduce*'
+      for tool in memcheck racecheck synccheck initcheck; do
+        compute-sanitizer --tool $tool --error-exitcode 9 $build/ops_tests --gtest_brief=1 --gtest_filter="$filter"
+        compute-sanitizer --tool $tool --error-exitcode 9 $build/attention_tests --gtest_brief=1 \
+          --gtest_filter='*OnCuda.unused_capacity*'
+      done
+      ;;
+    benchmark)
+      $build/tern data prepare listops
+      python3 tools/peers/compare_gpu.py run --build $build --out docs/results/gpu.json \
+        --listops data/prepared/listops/train.records ${TERN_IMDB_LENGTHS:+--imdb-lengths "$TERN_IMDB_LENGTHS"}
+      ;;
+    *) echo "$0: build, test, sanitize or benchmark, got $part" >&2; exit 2 ;;
+  esac
+done

@@ -1,0 +1,204 @@
+"""Times tern's training steps and attention kernels on a GPU and PyTorch's in one run, and writes the tables.
+
+    python tools/peers/compare_gpu.py run --build build/cuda --out docs/results/gpu.json
+        [--listops data/prepared/listops/train.records] [--imdb-lengths FILE]
+    python tools/peers/compare_gpu.py table docs/results/gpu.json docs/gpu.md [--check]
+
+`run` needs PyTorch with CUDA and a build with -DTERN_BENCHMARKS=ON. `table` needs nothing: it replaces what
+stands between the markers <!-- gpu --> and <!-- end --> of a page, or with --check exits 1 where that is not
+what the result says. The shapes are those of the Long Range Arena; the ids are random unless a file of records
+is named.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = "configs/lra/listops.yaml"
+# title: (batch, length, vocabulary, classes, pair)
+STEPS = {
+    "ListOps": (32, 2048, 32, 10, False),
+    "Text": (32, 4096, 512, 2, False),
+    "Image": (256, 1024, 512, 10, False),
+    "Retrieval": (32, 4096, 512, 2, True),
+}
+MECHANISMS = {
+    "softmax": ["--set", "model.attention.kind=softmax"],
+    "YOSO-32": ["--set", "model.attention.kind=yoso"],
+}
+# width, heads, tokens, length, dropout
+ATTENTION = [
+    (32, 4, 65536, 4096, 0),
+    (32, 2, 65536, 2048, 0),
+    (64, 8, 65536, 4096, 0),
+    (128, 4, 65536, 4096, 0),
+    (32, 4, 65536, 4096, 0.1),
+    (32, 2, 65536, 2048, 0.1),
+    (64, 8, 65536, 4096, 0.1),
+]
+
+
+def output_of(command):
+    print("+", " ".join(map(str, command)), file=sys.stderr, flush=True)
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stderr}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def commit():
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else os.environ.get("TERN_COMMIT", "unknown")
+
+
+def our_step(build, mechanism, shape, extra=()):
+    batch, length, vocabulary, classes, pair = shape
+    settings = {
+        "training.batch_size": batch,
+        "task.padded_length": length,
+        "task.max_length": length,
+        "task.vocabulary": vocabulary,
+        "run.device": "cuda",
+    }
+    command = [f"{build}/benchmark_train_step", CONFIG, "--length", length, "--outputs", classes]
+    command += ["--repetitions", 50, "--warm-up", 10] + (["--pair"] if pair else []) + MECHANISMS[mechanism]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    return output_of(command + list(extra))[0]
+
+
+def peer_step(shape):
+    batch, length, vocabulary, classes, pair = shape
+    command = [sys.executable, "tools/peers/train_step.py", "--device", "cuda", "--modes", "reduce-overhead"]
+    command += ["--dropout", 0.1, "--batch", batch, "--length", length, "--vocabulary", vocabulary]
+    command += ["--classes", classes, "--reps", 30, "--warm-up", 6] + (["--pair"] if pair else [])
+    return output_of(command)[0]
+
+
+def attention(build, case):
+    width, heads, tokens, length, dropout = case
+    sizes = ["--width", width, "--heads", heads, "--tokens", tokens, "--lengths", length, "--dropout", dropout]
+    program = f"{build}/benchmark_attention"
+    rows = {"case": case, "tern": output_of([program, "--kind", "softmax"] + sizes)[0]}
+    if dropout == 0:
+        rows["tern, deterministic"] = output_of([program, "--kind", "softmax", "--deterministic"] + sizes)[0]
+        rows["YOSO-E"] = output_of([program, "--kind", "expectation"] + sizes)[0]
+        rows["YOSO-32"] = output_of([program, "--kind", "sampled"] + sizes)[0]
+    for line in output_of([sys.executable, "tools/peers/attention.py"] + sizes):
+        rows[line["backend"]] = line
+    return rows
+
+
+def run(options):
+    result = {"command": " ".join(["python"] + sys.argv), "commit": commit(), "steps": {}, "peers": {}}
+    for title, shape in STEPS.items():
+        result["steps"][title] = {name: our_step(options.build, name, shape) for name in MECHANISMS}
+        result["peers"][title] = peer_step(shape)
+    result["deterministic"] = our_step(
+        options.build, "softmax", STEPS["ListOps"], ["--set", "run.deterministic=true"]
+    )
+    if options.listops:
+        real = ["--records", options.listops]
+        result["steps"]["ListOps, real lengths"] = {
+            name: our_step(options.build, name, STEPS["ListOps"], real) for name in MECHANISMS
+        }
+    if options.imdb_lengths:
+        real = ["--lengths", options.imdb_lengths]
+        result["steps"]["Text, IMDb's lengths"] = {
+            name: our_step(options.build, name, STEPS["Text"], real) for name in MECHANISMS
+        }
+    result["attention"] = [attention(options.build, case) for case in ATTENTION]
+    result["device"] = result["peers"]["ListOps"]["device"]
+    Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def step_table(result):
+    lines = [
+        "| a training step, bfloat16, dropout 0.1 | PyTorch | tern softmax | tern YOSO-32 |",
+        "|---|---|---|---|",
+    ]
+
+    def cell(row, peer=None):
+        speed = f", {peer / row['median_ms']:.2f}x" if peer else ""
+        return f"{row['median_ms']:.2f} ({row['peak_device_mib']:.0f}{speed})"
+
+    for title, rows in result["steps"].items():
+        base = title.split(",")[0]
+        batch, length, _, _, pair = STEPS[base]
+        peer = result["peers"][base]
+        size = f"{batch} x {'2 x ' if pair else ''}{length:,}"
+        theirs = f"{peer['median_ms']:.2f} ({peer['peak_MiB']})" if title == base else "the same: it pads"
+        ours = [cell(rows[name], peer["median_ms"]) for name in MECHANISMS]
+        lines.append(f"| {title}, {size} | {theirs} | " + " | ".join(ours) + " |")
+    fixed = result["deterministic"]["median_ms"]
+    free = result["steps"]["ListOps"]["softmax"]["median_ms"]
+    lines += ["", "Milliseconds (MiB of GPU memory). PyTorch: torch.compile with CUDA graphs, fused attention."]
+    lines += [f"`run.deterministic: true` makes the ListOps step {fixed:.2f} ms: {fixed / free:.2f} times."]
+    return lines
+
+
+def attention_table(result):
+    columns = ["cudnn", "flash", "tern", "tern, deterministic", "YOSO-E", "YOSO-32"]
+    titles = ["cuDNN", "FlashAttention-2", "tern softmax", "deterministic", "tern YOSO-E", "tern YOSO-32"]
+    lines = [
+        "| attention alone, forward / forward + backward, ms | " + " | ".join(titles) + " |",
+        "|---" * (len(titles) + 1) + "|",
+    ]
+    for rows in result["attention"]:
+        width, heads, tokens, length, dropout = rows["case"]
+        cells = [
+            f"{rows[c]['forward_ms']:.2f} / {rows[c]['forward_backward_ms']:.2f}" if c in rows else ""
+            for c in columns
+        ]
+        title = f"d = {width}, {heads * tokens // length} heads, n = {length:,}, dropout {dropout}"
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def table_of(result):
+    lines = step_table(result) + [""] + attention_table(result)
+    lines += [
+        "",
+        f"Medians, both sides in one run. Device: {result['device']}. Commit {result['commit'][:12]}.",
+    ]
+    return "\n".join(lines)
+
+
+def table(options):
+    result = json.loads(Path(options.result).read_text())
+    page = Path(options.page).read_text()
+    begin, end = "<!-- gpu -->\n", "\n<!-- end -->"
+    head, rest = page.split(begin)
+    fresh = head + begin + table_of(result) + end + rest.split(end, 1)[1]
+    if not options.check:
+        Path(options.page).write_text(fresh)
+    elif fresh != page:
+        raise SystemExit(
+            f"{options.page}: its table is not what {options.result} says; run this without --check"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    timed = commands.add_parser("run")
+    timed.add_argument("--build", required=True)
+    timed.add_argument("--out", required=True)
+    timed.add_argument("--listops", default="", help="records of the real task")
+    timed.add_argument("--imdb-lengths", default="", help="bytes of each review, one a line")
+    timed.set_defaults(work=run)
+    written = commands.add_parser("table")
+    written.add_argument("result")
+    written.add_argument("page")
+    written.add_argument("--check", action="store_true")
+    written.set_defaults(work=table)
+    options = parser.parse_args()
+    options.work(options)
+
+
+if __name__ == "__main__":
+    main()
