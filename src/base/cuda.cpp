@@ -4,13 +4,17 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <nvtx3/nvToolsExt.h>
 
 #include "base/cuda_device.h"
+#include "base/cuda_path.h"
 #include "base/cuda_probe.h"
+#include "tern/logging.h"
 
 namespace tern {
 namespace {
@@ -141,6 +145,14 @@ void synchronize_gpu(int index) {
   if (fault.site == static_cast<int>(FaultSite::none)) return;
   check_cuda(cudaMemsetAsync(cuda.fault, 0, sizeof fault, cuda.stream), "cudaMemsetAsync");
   throw_fault(fault);
+}
+
+void log_path(const char* function, int width, const char* path) {
+  static std::mutex mutex;
+  static std::set<std::tuple<std::string, int, std::string>> logged;
+  const std::scoped_lock lock(mutex);
+  if (logged.emplace(function, width, path).second)
+    logging::info("cuda", "{} of width {} in bfloat16 runs on {}", function, width, path);
 }
 
 void push_profiler_range(const char* name) { nvtxRangePushA(name); }

@@ -1,4 +1,5 @@
-// What base/device.cpp asks of the CUDA build. Defined in base/cuda.cpp.
+// What base/device.cpp and core/allocator.cpp ask of the CUDA build. Defined in base/cuda.cpp and
+// cuda_memory.cpp.
 #pragma once
 
 #include <string>
@@ -11,5 +12,7 @@ int count_gpus();
 std::string describe_gpu();
 void synchronize_gpu(int index);
 void set_gpu_options(CudaOptions options);
+/// take_device_memory() that returns null when memory runs out, so that the caller can say for whom it was.
+std::byte* find_device_memory(int index, std::size_t bytes);
 
 }  // namespace tern

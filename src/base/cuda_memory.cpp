@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/cuda.h"
+#include "base/cuda_device.h"
 #include "base/cuda_graph.h"
 
 namespace tern {
@@ -68,7 +69,7 @@ Copies& copies() {
 
 }  // namespace
 
-std::byte* take_device_memory(int index, std::size_t bytes) {
+std::byte* find_device_memory(int index, std::size_t bytes) {
   Cuda& cuda = cuda_context(index);
   Pool& memory = pool(index);
   const std::scoped_lock lock(memory.mutex);
@@ -79,6 +80,16 @@ std::byte* take_device_memory(int index, std::size_t bytes) {
   }
   std::byte* block = take_from_pool(cuda, bytes);
   if (block != nullptr) memory.charge(static_cast<std::int64_t>(bytes));
+  return block;
+}
+
+std::byte* take_device_memory(int index, std::size_t bytes) {
+  std::byte* block = find_device_memory(index, bytes);
+  require(
+      block != nullptr,
+      "out of memory on cuda:{}: a kernel asked {} MiB for its own work; lower training.batch_size or raise "
+      "training.accumulate",
+      index, bytes >> 20);
   return block;
 }
 
@@ -264,6 +275,10 @@ std::optional<DeviceGraph> DeviceGraph::capture(int index, const std::function<v
       if (!memory.is_exhausted) throw;
       return std::nullopt;
     }
+  }
+  if (memory.is_exhausted) {
+    cudaGraphDestroy(graph);
+    return std::nullopt;
   }
   ensure(!memory.arena || memory.arena->is_unused(), "graph: tensors of the captured work outlive it");
   cudaGraphExec_t executable = nullptr;

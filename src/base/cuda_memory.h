@@ -7,7 +7,7 @@
 
 namespace tern {
 
-/// `bytes` of device memory, usable by all work enqueued from now on; null when there is not enough.
+/// `bytes` of device memory, usable by all work enqueued from now on. Error(failed) when memory runs out.
 std::byte* take_device_memory(int index, std::size_t bytes);
 /// Gives a block back: work enqueued before may still use it.
 void release_device_memory(int index, std::byte* block, std::size_t bytes);

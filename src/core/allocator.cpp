@@ -11,6 +11,7 @@
 
 #include <unistd.h>
 
+#include "base/cuda_device.h"
 #include "base/cuda_memory.h"
 #include "base/has_cuda.h"
 #include "tern/error.h"
@@ -101,7 +102,7 @@ Storage::Storage(std::size_t bytes, Device device)
   Accounts& books = accounts();
   const std::scoped_lock lock(books.mutex);
   if constexpr (has_cuda)
-    if (device.type == DeviceType::cuda) address_ = take_device_memory(device.index, bytes_);
+    if (device.type == DeviceType::cuda) address_ = find_device_memory(device.index, bytes_);
   if (device.type == DeviceType::cpu) address_ = take_host_block(books, bytes_);
   require(has_cuda || device.type == DeviceType::cpu,
           "allocate: this build has no {} memory; build with the cuda preset", device);

@@ -27,7 +27,8 @@ void feed_forward_forward(Cpu<isa>&, Rows<const T> x, const FeedForwardWeights<T
 template <class T>
 void feed_forward_forward(Cuda&, Rows<const T> x, const FeedForwardWeights<T>& weights, const DropoutMask& mask,
                           T* before, T* y);
-/// dx [rows, width] is overwritten; the gradients of the weights are added to. The dropout is drawn again.
+/// dx [rows, width] is overwritten; the gradients of the weights are added to, null ones are skipped. The
+/// dropout is drawn again.
 template <class T, Isa isa>
 void feed_forward_backward(Cpu<isa>&, Rows<const T> x, const FeedForwardWeights<T>& weights,
                            const DropoutMask& mask, const T* before, const T* dy, T* dx,

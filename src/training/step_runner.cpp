@@ -17,16 +17,25 @@ std::int64_t part_records(const Experiment& experiment) {
   return experiment.config.training.batch_size / experiment.config.training.accumulate;
 }
 
+/// Bytes that a step may take: a GPU's memory but for what is held between steps, on the CPU what the step got.
+double room_for_step(Device device, std::int64_t live) {
+  if (device.type == DeviceType::cpu)
+    return static_cast<double>(std::max<std::int64_t>(memory_statistics().peak_bytes - live, 0));
+  const DeviceMemory memory = device_memory(device.index);
+  return 0.9 * static_cast<double>(memory.total_bytes) - static_cast<double>(memory.live_bytes);
+}
+
 /// What to try after memory ran out with `live` bytes before a micro-batch of `tokens` tokens: the share of it
-/// that the estimate of its memory fits into what was there.
+/// that the estimate of its memory fits into what there is.
 std::string memory_advice(const Experiment& experiment, std::int64_t tokens, std::int64_t live) {
   const std::int64_t records = part_records(experiment);
-  const double got = static_cast<double>(std::max<std::int64_t>(memory_statistics().peak_bytes - live, 0));
   const std::int64_t sequences = records * (experiment.task.interface.is_pair ? 2 : 1);
-  const double wanted = estimate_cost(experiment.config.model, experiment.task.interface, 0, records,
+  const double floats = estimate_cost(experiment.config.model, experiment.task.interface, 0, records,
                                       std::max<std::int64_t>(tokens / std::max<std::int64_t>(sequences, 1), 1))
-                            .training_bytes;
-  const double share = std::min(0.5, got / std::max(wanted, 1.0));
+                            .training_bytes /
+                        sizeof(float);
+  const double wanted = floats * static_cast<double>(size_of(experiment.store.dtype()));
+  const double share = std::clamp(room_for_step(experiment.device(), live) / std::max(wanted, 1.0), 0.0, 0.5);
   auto fitting = static_cast<std::int64_t>(share * static_cast<double>(records));
   if (fitting >= 8) fitting = fitting / 8 * 8;
   if (fitting < 1)

@@ -17,11 +17,11 @@ using Values = std::function<double(double x)>;
 
 Tensor planted(const Tensor& x, const Values& value, const Values& slope) {
   const Array in = array_of(x);
-  const Tensor y = tensor_of(mapped(in, value), x.dtype());
+  const Tensor y = tensor_of(mapped(in, value), x.dtype(), x.device());
   return record("planted", y, {x}, [in, slope](const Tensor& dy, GradientSink& sink) {
     Array dx = array_of(dy);
     for (std::int64_t i = 0; i < dx.count(); ++i) dx[i] *= slope(in[i]);
-    sink.add(0, tensor_of(dx, dy.dtype()));
+    sink.add(0, tensor_of(dx, dy.dtype(), dy.device()));
   });
 }
 double doubled(double x) { return 2 * x; }

@@ -42,11 +42,13 @@ TEST(DepthwiseConv, windows_lengths_and_gaps) {
              .reduction_length = 37 * 5});
       }
   const SequenceLayout none = layout_of({0}, 4);
-  cases.push_back({.name = "depthwise_conv of no tokens",
-                   .inputs = {Array({0, 2, 3}), normal_array({2, 3}, 142)},
-                   .function = one_result([none](auto x) { return depthwise_conv(x[0], x[1], none); }),
-                   .reference = one_array([](const Arrays& x) { return x[0]; }),
-                   .is_empty = true});
+  cases.push_back(
+      {.name = "depthwise_conv of no tokens",
+       .inputs = {Array({0, 2, 3}), normal_array({2, 3}, 142)},
+       .function = one_result([none](auto x) { return depthwise_conv(x[0], x[1], on(x[0], none)); }),
+       .reference = one_array([](const Arrays& x) { return x[0]; }),
+       .parameters = {1},
+       .is_empty = true});
   check(cases);
 }
 

@@ -149,14 +149,14 @@ TEST_P(CudaTraining, steps_allocate_nothing) {
 }
 
 TEST_P(CudaTraining, memory_that_runs_out_is_told_with_advice) {
-  Experiment experiment(config({"run.device=cuda", "model.width=1024", "model.hidden_width=4096",
-                                "model.layers=12", "model.heads=16", "training.batch_size=131072"}));
+  // One tensor alone is larger than any GPU: other tests keep their memory.
+  Experiment experiment(config({"run.device=cuda", "model.hidden_width=262144", "training.batch_size=32768"}));
   const auto communicator = solo_communicator();
   Trainer trainer(experiment, *communicator, {temporary / "run", ResumeMode::newest, {}});
   const Error error = thrown_error([&] { trainer.step(); });
   EXPECT_EQ(error.code(), ExitCode::failed);
   EXPECT_TRUE(mentions(error, "out of memory on cuda:0")) << error.what();
-  EXPECT_TRUE(mentions(error, "encoder.layers.")) << "the largest owners: " << error.what();
+  EXPECT_TRUE(mentions(error, "largest: ")) << error.what();
   EXPECT_TRUE(mentions(error, "examples at a time should fit: training.accumulate=")) << error.what();
 }
 

@@ -5,9 +5,10 @@
 
 A step is forward, backward and AdamW: in float32 on the CPU by wall clock, under bfloat16 autocast with fused
 AdamW on CUDA by device events. Attention is scaled_dot_product_attention. --pair gives the head two sequences.
-Every sequence has --length tokens and no mask, PyTorch's easiest case. With --lengths FILE (one number a line) the
-tokens beyond a sequence's length are padding, masked as published, and each step takes the next --batch numbers
-of the file; --pad longest pads only to the longest sequence of the batch. Prints one JSON line for each mode.
+Every sequence has --length tokens and no mask, PyTorch's easiest case. With --lengths FILE (one number a line)
+the tokens beyond a sequence's length are padding, masked as published, and each step takes the next --batch
+numbers of the file; --pad longest pads only to the longest sequence of the batch. Prints one JSON line for each
+mode.
 
 By default the C library keeps freed memory for the next step: with dropout PyTorch forms the n x n matrices,
 and asking the system for their gigabytes anew in each step takes longer than the arithmetic. --allocator system

@@ -1,4 +1,5 @@
 // Entry points of bfloat16 attention: the kernels for sm_90a where they serve, else those for mma.sync.
+#include "base/cuda_path.h"
 #include "kernels/attention.h"
 #include "kernels/cuda/attention_hopper.h"
 #include "kernels/cuda/attention_kernels.h"
@@ -16,14 +17,19 @@ AttentionTask bernoulli_task(const Sequences& sequences, const AttentionInputs<b
   return {Scores::bernoulli, score_rule(options), sequences, in};
 }
 
+void log_forward(const char* function, int width, bool is_hopper) {
+  log_path(function, width, is_hopper ? "wgmma, sm_90a" : "mma.sync");
+}
+
 }  // namespace
 
 template <>
 void softmax_attention_forward<bfloat16>(Cuda& cuda, const Sequences& sequences,
                                          const AttentionInputs<bfloat16>& in, const SoftmaxOptions& options,
                                          Heads<bfloat16> out, float* lse) {
-  if (softmax_attention_forward_hopper(cuda, sequences, in, options, out, lse)) return;
-  launch_attention_forward(cuda, softmax_task(sequences, in, options), out, lse);
+  const bool is_hopper = softmax_attention_forward_hopper(cuda, sequences, in, options, out, lse);
+  log_forward("exact attention", in.q.width, is_hopper);
+  if (!is_hopper) launch_attention_forward(cuda, softmax_task(sequences, in, options), out, lse);
 }
 
 template <>
@@ -33,7 +39,6 @@ void softmax_attention_backward<bfloat16>(Cuda& cuda, const Sequences& sequences
                                           const AttentionGradients<bfloat16>& gradients) {
   if (softmax_attention_backward_hopper(cuda, sequences, in, options, result, dout, gradients)) return;
   const AttentionTask task = softmax_task(sequences, in, options);
-  if (serves_all_gradients(cuda, task)) return launch_all_gradients(cuda, task, result, dout, gradients);
   Scratch<QueryStatistics> statistics(cuda, in.q.heads * sequences.tokens);
   launch_query_gradient(cuda, task, result, dout, gradients.dq, statistics.data());
   launch_key_gradient(cuda, task, statistics.data(), dout, gradients.dk, gradients.dv);
@@ -43,8 +48,9 @@ template <>
 void bernoulli_expectation_forward<bfloat16>(Cuda& cuda, const Sequences& sequences,
                                              const AttentionInputs<bfloat16>& in,
                                              const BernoulliOptions& options, Heads<bfloat16> y) {
-  if (bernoulli_expectation_forward_hopper(cuda, sequences, in, options, y)) return;
-  launch_attention_forward(cuda, bernoulli_task(sequences, in, options), y, nullptr);
+  const bool is_hopper = bernoulli_expectation_forward_hopper(cuda, sequences, in, options, y);
+  log_forward("YOSO's expectation", in.q.width, is_hopper);
+  if (!is_hopper) launch_attention_forward(cuda, bernoulli_task(sequences, in, options), y, nullptr);
 }
 
 template <>
@@ -54,7 +60,6 @@ void bernoulli_expectation_backward<bfloat16>(Cuda& cuda, const Sequences& seque
                                               const AttentionGradients<bfloat16>& gradients) {
   if (bernoulli_expectation_backward_hopper(cuda, sequences, in, options, dy, gradients)) return;
   const AttentionTask task = bernoulli_task(sequences, in, options);
-  if (serves_all_gradients(cuda, task)) return launch_all_gradients(cuda, task, {}, dy, gradients);
   launch_query_gradient(cuda, task, {}, dy, gradients.dq, nullptr);
   launch_key_gradient(cuda, task, nullptr, dy, gradients.dk, gradients.dv);
 }

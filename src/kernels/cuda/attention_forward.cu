@@ -196,7 +196,9 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
             multiply<Shape>(s, queries, tile + c * Shape::chunk * Shape::row_bytes, column_lane);
           },
           add);
-    swap(tile, other);
+    const std::uint32_t next = other;
+    other = tile;
+    tile = next;
   }
   finish<scores, Shape>(arguments, place, rows, out);
 }

@@ -133,26 +133,19 @@ class DropoutDraw {
     is_odd_ = (row & 1) != 0;
   }
 
-  /// Draws for the columns 16 group ... 16 group + 31, where `group` counts 16 columns from the sequence's
-  /// start and is even: words of the even and the odd column of either half, in whose bytes the top bit is set
-  /// for what is kept. Each lane draws one block of the two halves and swaps two words with the lane of the
-  /// neighbouring row.
-  __device__ __forceinline__ void draw(std::uint32_t (&words)[4], int group) const {
+  /// Drops weights of the columns 16 group ... 16 group + 31 from packed fragments: [2][4] registers, as
+  /// operands of two products. `group` counts 16 columns from the sequence's start and is even. Each lane draws
+  /// one block of the two column groups and swaps two words with the lane of the neighbouring row.
+  __device__ __forceinline__ void apply(std::uint32_t* weights, int group) const {
     const auto lane_pair = static_cast<std::uint32_t>(threadIdx.x % 4);
-    std::uint32_t block[4];
-    draw_block(static_cast<std::uint32_t>(group + (is_odd_ ? 1 : 0)) * 4 + lane_pair, block);
-    if constexpr (transposed) swap(block[1], block[2]);
-    const std::uint32_t got0 = __shfl_xor_sync(0xFFFFFFFFu, is_odd_ ? block[0] : block[2], 4);
-    const std::uint32_t got1 = __shfl_xor_sync(0xFFFFFFFFu, is_odd_ ? block[1] : block[3], 4);
-    words[0] = kept(is_odd_ ? got0 : block[0]);
-    words[1] = kept(is_odd_ ? got1 : block[1]);
-    words[2] = kept(is_odd_ ? block[2] : got0);
-    words[3] = kept(is_odd_ ? block[3] : got1);
-  }
-  /// Drops packed weights of these columns: 8 registers, the operands of two products.
-  static __device__ __forceinline__ void apply(std::uint32_t* weights, const std::uint32_t (&words)[4]) {
-    mask(weights, words[0], words[1]);
-    mask(weights + 4, words[2], words[3]);
+    const std::uint32_t column_patch = static_cast<std::uint32_t>(group + (is_odd_ ? 1 : 0)) * 4 + lane_pair;
+    std::uint32_t word[4];
+    draw(column_patch, word);
+    if constexpr (transposed) swap(word[1], word[2]);
+    const std::uint32_t got0 = __shfl_xor_sync(0xFFFFFFFFu, is_odd_ ? word[0] : word[2], 4);
+    const std::uint32_t got1 = __shfl_xor_sync(0xFFFFFFFFu, is_odd_ ? word[1] : word[3], 4);
+    mask(weights, is_odd_ ? got0 : word[0], is_odd_ ? got1 : word[1]);
+    mask(weights + 4, is_odd_ ? word[2] : got0, is_odd_ ? word[3] : got1);
   }
 
  private:
@@ -161,7 +154,7 @@ class DropoutDraw {
     a = b;
     b = c;
   }
-  __device__ __forceinline__ void draw_block(std::uint32_t patch, std::uint32_t (&word)[4]) const {
+  __device__ __forceinline__ void draw(std::uint32_t patch, std::uint32_t (&word)[4]) const {
     word[0] = transposed ? low_ | patch << 24 : low_ | patch;
     word[1] = transposed ? high_ | patch >> 8 : high_;
     word[2] = sample_;
@@ -180,7 +173,10 @@ class DropoutDraw {
     const std::uint32_t sum = (word & 0x7F7F7F7Fu) + law_.bias;
     return (sum & word) | ((sum | word) & law_.either);
   }
-  static __device__ __forceinline__ void mask(std::uint32_t* weights, std::uint32_t even, std::uint32_t odd) {
+  /// `even`, `odd`: words of the even and odd column.
+  __device__ __forceinline__ void mask(std::uint32_t* weights, std::uint32_t even, std::uint32_t odd) const {
+    even = kept(even);
+    odd = kept(odd);
     weights[0] &= permute_bytes<0xCC88>(even, odd);
     weights[1] &= permute_bytes < transposed ? 0xDD99 : 0xEEAA > (even, odd);
     weights[2] &= permute_bytes < transposed ? 0xEEAA : 0xDD99 > (even, odd);

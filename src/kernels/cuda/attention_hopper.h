@@ -1,7 +1,8 @@
 // Exact attention of bfloat16 on the warpgroup tensor cores of compute capability 9.0 (sm_90a). The same
 // contract as kernels/attention.h; each function returns false, having enqueued nothing, where it does not
 // serve: another capability, code not built for sm_90a, head widths other than 32, 64 and 128, pointers or
-// strides that are no multiple of 16 bytes, a scale that is not positive, fewer than 4 bits. Deterministic.
+// strides that are no multiple of 16 bytes, a scale that is not positive. Deterministic, except that the
+// backward pass of widths 32 and 64 adds dq in any order unless cuda.options.deterministic.
 #pragma once
 
 #include "kernels/attention.h"

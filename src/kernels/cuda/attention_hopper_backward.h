@@ -9,7 +9,6 @@ namespace tern::kernels::hopper {
 
 /// Rows of a block, in both passes: one warpgroup for 64 of them. Registers set the number of warpgroups.
 constexpr int backward_rows(int width) { return width == 128 ? 128 : 192; }
-constexpr int backward_blocks(int width) { return 1; }  ///< on a multiprocessor
 
 /// Of 64 neighbouring queries: log2(e) times their log-sum-exp, and sum_c dout out times the kept share of
 /// weights.

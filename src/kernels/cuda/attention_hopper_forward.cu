@@ -157,11 +157,6 @@ __device__ __forceinline__ void attend(const ForwardMaps& maps, const ForwardTas
       wait(empty + 8 * last, stage == 0 ? parity ^ 1 : parity);
       load_keys(tile - 1 + stage_count, last);
     }
-    std::uint32_t kept[keys / 32][4];
-    if constexpr (score == Score::softmax_dropout) {  // while the products run
-#pragma unroll
-      for (int i = 0; i < keys / 32; ++i) draw.draw(kept[i], tile * (keys / 16) + 2 * i);
-    }
     wait_products<0>();
     pin(scores);
     std::uint32_t weights[keys / 4];
@@ -177,7 +172,7 @@ __device__ __forceinline__ void attend(const ForwardMaps& maps, const ForwardTas
       rows.weigh(scores, weights, scale);
       if constexpr (score == Score::softmax_dropout) {
 #pragma unroll
-        for (int i = 0; i < keys / 32; ++i) draw.apply(weights + 8 * i, kept[i]);
+        for (int i = 0; i < keys / 32; ++i) draw.apply(weights + 8 * i, tile * (keys / 16) + 2 * i);
       }
     }
     pin(acc);

@@ -172,11 +172,6 @@ __device__ __forceinline__ void pass_queries(const BackwardMaps& maps, const Bac
     float scores[32];
     begin_products();
     multiply_along_width<width>(scores, k, keys, group * box_rows, q + place);
-    std::uint32_t words[2][4];
-    if constexpr (score == Score::softmax_dropout) {  // while the products run
-#pragma unroll
-      for (int i = 0; i < 2; ++i) draw.draw(words[i], 4 * tile + 2 * i);
-    }
     wait_products<0>();  // also for the products of the tile before
     pin(scores);
     if (tile > 0 && is_first_lane()) arrive(empty + 8 * ((tile - 1) % stages));
@@ -190,16 +185,15 @@ __device__ __forceinline__ void pass_queries(const BackwardMaps& maps, const Bac
     else
       weigh(scores, weights, memory.statistics[stage], scale, mine.column);
     if (fused && valid_keys < keys) drop_rows(weights, valid_keys - group * box_rows - mine.row);
-    float dp[32];
-    begin_products();
-    multiply_along_width<width>(dp, v, keys, group * box_rows, dout + place);
     if constexpr (score == Score::softmax_dropout) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) kept[i] = weights[i];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) draw.apply(kept + 8 * i, words[i]);
-      begin_products();
+      draw.apply(kept, 4 * tile);
+      draw.apply(kept + 8, 4 * tile + 2);
     }
+    float dp[32];
+    begin_products();
+    multiply_along_width<width>(dp, v, keys, group * box_rows, dout + place);
     multiply_along_rows<width>(dv, score == Score::softmax ? weights : kept, dout + place, tile > 0);
     wait_products<score == Score::softmax ? 0 : 1>();
     pin(dp);
@@ -224,7 +218,7 @@ __device__ __forceinline__ void pass_queries(const BackwardMaps& maps, const Bac
 }
 
 template <int width, Score score, bool fused>
-__global__ void __launch_bounds__(2 * backward_rows(width), backward_blocks(width))
+__global__ void __launch_bounds__(2 * backward_rows(width), 1)
     key_gradients_kernel(const __grid_constant__ BackwardMaps maps, const __grid_constant__ BackwardTask task) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) std::byte shared[];

@@ -83,11 +83,6 @@ __device__ __forceinline__ void pass_keys(const BackwardMaps& maps, const Backwa
     begin_products();
     multiply_along_width<width>(scores, q, queries, group * box_rows, k + place);
     multiply_along_width<width>(dp, dout, queries, group * box_rows, v + place);
-    std::uint32_t kept[2][4];
-    if constexpr (score == Score::softmax_dropout) {  // while the products run
-#pragma unroll
-      for (int i = 0; i < 2; ++i) draw.draw(kept[i], 4 * tile + 2 * i);
-    }
     wait_products<1>();  // also for the products of the tile before
     pin(scores);
     if (tile > 0 && is_first_lane()) arrive(empty + 8 * ((tile - 1) % stages));
@@ -102,8 +97,8 @@ __device__ __forceinline__ void pass_keys(const BackwardMaps& maps, const Backwa
     if constexpr (score == Score::softmax_dropout) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) weights[i] = pack_bfloat16(scores[2 * i], scores[2 * i + 1]);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) draw.apply(weights + 8 * i, kept[i]);
+      draw.apply(weights, 4 * tile);
+      draw.apply(weights + 8, 4 * tile + 2);
     }
     wait_products<0>();
     pin(dp);
@@ -129,7 +124,7 @@ __device__ __forceinline__ void pass_keys(const BackwardMaps& maps, const Backwa
 }
 
 template <int width, Score score>
-__global__ void __launch_bounds__(2 * backward_rows(width), backward_blocks(width))
+__global__ void __launch_bounds__(2 * backward_rows(width), 1)
     query_gradients_kernel(const __grid_constant__ BackwardMaps maps,
                            const __grid_constant__ BackwardTask task) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL

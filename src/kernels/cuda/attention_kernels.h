@@ -31,10 +31,4 @@ void launch_query_gradient(Cuda&, const AttentionTask&, const SoftmaxResult<bflo
 void launch_key_gradient(Cuda&, const AttentionTask&, const QueryStatistics* statistics,
                          Heads<const bfloat16> dout, Heads<bfloat16> dk, Heads<bfloat16> dv);
 
-/// Whether launch_all_gradients() serves: it adds dq atomically, so its order of additions varies.
-bool serves_all_gradients(const Cuda&, const AttentionTask&);
-/// The work of the two launches above in one pass, with a temporary of 4 bytes for each element of dq, padded.
-void launch_all_gradients(Cuda&, const AttentionTask&, const SoftmaxResult<bfloat16>& result,
-                          Heads<const bfloat16> dout, const AttentionGradients<bfloat16>&);
-
 }  // namespace tern::kernels

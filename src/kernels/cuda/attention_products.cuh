@@ -59,12 +59,6 @@ __device__ __forceinline__ RowSource row_source(const AttentionArguments& argume
   return {row_of(x, place.begin, place.head), x.token_stride, place.length, x.width, arguments.by_packs};
 }
 
-__device__ __forceinline__ void swap(std::uint32_t& a, std::uint32_t& b) {
-  const std::uint32_t c = a;
-  a = b;
-  b = c;
-}
-
 template <int count>
 __device__ __forceinline__ void clear(float (&x)[count][2][4]) {
 #pragma unroll
@@ -154,15 +148,15 @@ __device__ __forceinline__ void clear_keys(int u, int count, float (&x)[2][4]) {
 }
 
 /// visit(c, columns left from there on) for the chunks of a tile of which `left` columns exist. Full tiles run
-/// without branches, so that chunks overlap, and pass a constant; so they do not unless `has_all_rows`.
+/// without branches, so that chunks overlap.
 template <class Shape, class Visit>
-__device__ __forceinline__ void visit_chunks(int left, bool has_all_rows, const Visit& visit) {
-  if (has_all_rows && left >= Shape::columns) {
+__device__ __forceinline__ void visit_chunks(int left, const Visit& visit) {
+  if (left >= Shape::columns) {
 #pragma unroll
     for (int c = 0; c < Shape::chunks; ++c) visit(c, std::integral_constant<int, Shape::chunk>{});
   } else {
 #pragma unroll 1
-    for (int c = 0; c < Shape::chunks && c * Shape::chunk < left; ++c) visit(c, left - c * Shape::chunk);
+    for (int c = 0; c * Shape::chunk < left; ++c) visit(c, left - c * Shape::chunk);
   }
 }
 /// The same, where each chunk's products begin before the chunk before it is done.

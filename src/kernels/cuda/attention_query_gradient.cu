@@ -130,8 +130,10 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
       differentiate<scores, Shape>(in.rule, draws, key + c * Shape::chunk, keys_left, rows, s, slopes, weights);
       accumulate<Shape>(dq, weights, chunk, row_lane, place.slice);
     };
-    if (warp_row < place.length) visit_chunks<Shape>(place.length - key, true, visit);
-    swap(tile, other);
+    if (warp_row < place.length) visit_chunks<Shape>(place.length - key, visit);
+    const std::uint32_t next = other;
+    other = tile;
+    tile = next;
   }
   float factor[Shape::row_tiles][2];
 #pragma unroll

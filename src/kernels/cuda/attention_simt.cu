@@ -88,7 +88,7 @@ template <>
 struct SimtChoice<float, 32> {
   using Forward = SimtTiles<float, 32, 2, 1, 3>;
   using Queries = SimtTiles<float, 32, 2, 1>;
-  using Keys = SimtTiles<float, 32, 2, 1>;
+  using Keys = Queries;
 };
 template <>
 struct SimtChoice<float, 64> {
@@ -98,15 +98,15 @@ struct SimtChoice<float, 64> {
 };
 template <int columns>
 struct Tf32Choice {
-  using Forward = Tf32Tiles<columns, 2, 2, false>;
-  using Queries = Tf32Tiles<columns, 1, 2, false>;
-  using Keys = Tf32Tiles<columns, 1, 2, false>;
+  using Forward = Tf32Tiles<columns, 2, 2>;
+  using Queries = Tf32Tiles<columns, 1, 2>;
+  using Keys = Tf32Tiles<columns, 1, 2>;
 };
 template <>
 struct Tf32Choice<32> {
-  using Forward = Tf32Tiles<32, 1, 3, true>;
-  using Queries = Tf32Tiles<32, 1, 3, true>;
-  using Keys = Tf32Tiles<32, 2, 2, false>;
+  using Forward = Tf32Tiles<32, 1, 3>;
+  using Queries = Tf32Tiles<32, 1, 3>;
+  using Keys = Tf32Tiles<32, 2, 2>;
 };
 
 /// Calls run(tile sizes) with those that suit the head's width.

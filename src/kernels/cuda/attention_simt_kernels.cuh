@@ -56,7 +56,6 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
                   .token = part.begin,
                   .sample = static_cast<std::uint32_t>(sequences.sample[part.sequence])};
   typename Tiles::Sums sums{};
-  typename Tiles::Rows own(lane, q);
   typename Score::template Statistics<Tiles> statistics;
   score.template begin<Tiles>(statistics);
   const auto stage = [&]<int rows, int stride>(StagedRows<rows, stride>, T* to, const Heads<const T>& from,
@@ -84,8 +83,7 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
         stage(value_rows, v, in.v, place.key, column);
         __pipeline_commit();
       }
-      if (shape.chunks > 1 || place.key == 0) own.take();
-      add_products<Tiles>(lane, own, k, scores);
+      add_products<Tiles>(lane, q, k, scores);
       __syncthreads();
     }
     if (shape.chunks == 1) {
@@ -119,9 +117,9 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   using T = typename Tiles::Value;
   extern __shared__ __align__(16) std::byte shared[];
   constexpr int resident = Tiles::rows * Tiles::stride, streamed = Tiles::keys * Tiles::stride;
-  T* const own_rows = reinterpret_cast<T*>(shared);  // q or k
-  T* const own_row_slopes = own_rows + resident;     // dout or v
-  T* const other = own_row_slopes + resident;
+  T* const own = reinterpret_cast<T*>(shared);  // q or k
+  T* const own_slopes = own + resident;         // dout or v
+  T* const other = own_slopes + resident;
   T* const other_slopes = other + streamed;
   T* const weights = other_slopes + streamed;
   const auto& [in, dout, out] = arguments;
@@ -149,7 +147,6 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
                   .token = part.begin,
                   .sample = static_cast<std::uint32_t>(sequences.sample[part.sequence])};
   typename Tiles::Sums sums{}, value_sums{};
-  typename Tiles::Rows own(lane, own_rows), own_slopes(lane, own_row_slopes);
   const auto stage = [&]<int count, int stride>(StagedRows<count, stride>, T* to, const Heads<const T>& from,
                                                 int first, int columns_from) {
     stage_rows<Tiles, count, stride>(to, from, part.begin + first, head, part.length - first, columns_from,
@@ -163,8 +160,8 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
       const int from = (block.chunk + 1 + i) % shape.chunks * Tiles::columns;
       __syncthreads();
       if (shape.chunks > 1 || place.key == 0) {
-        stage(resident_rows, own_rows, rows, part.first, from);
-        stage(resident_rows, own_row_slopes, row_slopes, part.first, from);
+        stage(resident_rows, own, rows, part.first, from);
+        stage(resident_rows, own_slopes, row_slopes, part.first, from);
       }
       stage(streamed_rows, other, keys, place.key, from);
       __pipeline_commit();
@@ -172,10 +169,6 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
       __pipeline_commit();
       __pipeline_wait_prior(1);
       __syncthreads();
-      if (shape.chunks > 1 || place.key == 0) {
-        own.take();
-        own_slopes.take();
-      }
       add_products<Tiles>(lane, own, other, scores);
       __pipeline_wait_prior(0);
       __syncthreads();

@@ -21,8 +21,6 @@ __device__ __forceinline__ T* row_of(const Heads<T>& view, std::int64_t token, i
 
 template <class Tiles>
 struct SimtLane;
-template <class Tiles>
-class SimtRows;
 
 /// Sizes of a tile. `columns` of the head's width are staged at a time and are what a block adds up.
 template <class T, int columns_, int row_patches, int key_patches, int blocks_ = 1>
@@ -41,7 +39,6 @@ struct SimtTiles {
   static constexpr int row_lanes = 8;                        // that hold parts of the same rows
 
   using Lane = SimtLane<SimtTiles>;
-  using Rows = SimtRows<SimtTiles>;
   using Scores = T[thread_rows][thread_keys];
   using Sums = T[thread_rows][thread_columns];
 };
@@ -126,29 +123,14 @@ __device__ __forceinline__ void stage_rows(typename Tiles::Value* to,
     copy(std::integral_constant<int, 1>{});
 }
 
-/// A lane's part of the staged resident rows.
-template <class Tiles>
-class SimtRows {
- public:
-  using T = typename Tiles::Value;
-  __device__ SimtRows(const SimtLane<Tiles>& lane, const T* staged)
-      : first_(staged + lane.row(0) * Tiles::stride) {}
-  __device__ void take() {}  // they are read where they are
-  __device__ Pack<T, Tiles::items> pack(const SimtLane<Tiles>& lane, int r, int c) const {
-    return load_pack<Tiles::items>(first_ + (lane.row(r) - lane.row(0)) * Tiles::stride + c);
-  }
-
- private:
-  const T* const first_;
-};
-
 /// scores += resident streamed^T over the staged columns.
 template <class Tiles>
-__device__ __forceinline__ void add_products(const SimtLane<Tiles>& lane, const SimtRows<Tiles>& resident,
+__device__ __forceinline__ void add_products(const SimtLane<Tiles>& lane, const typename Tiles::Value* resident,
                                              const typename Tiles::Value* streamed,
                                              typename Tiles::Scores& scores) {
   using T = typename Tiles::Value;
   constexpr int items = Tiles::items;
+  const T* const left = resident + lane.row(0) * Tiles::stride;
   const T* const right[2] = {streamed + lane.key(0) * Tiles::stride, streamed + lane.key(1) * Tiles::stride};
 #pragma unroll 2
   for (int c = 0; c < Tiles::columns; c += items) {
@@ -158,7 +140,7 @@ __device__ __forceinline__ void add_products(const SimtLane<Tiles>& lane, const 
       keys[j] = load_pack<items>(right[j & 1] + (j / 4 * 32 + (j & 2) * 4) * Tiles::stride + c);
 #pragma unroll
     for (int r = 0; r < Tiles::thread_rows; ++r) {
-      const auto row = resident.pack(lane, r, c);
+      const auto row = load_pack<items>(left + (lane.row(r) - lane.row(0)) * Tiles::stride + c);
 #pragma unroll
       for (int i = 0; i < items; ++i)
 #pragma unroll

@@ -30,11 +30,7 @@ struct Tf32Lane {
   __device__ int column(int p) const { return p / 2 * 32 + t * 8 + p % 2 * 4; }
 };
 
-template <class Tiles>
-class Tf32Rows;
-
-/// `holds_rows`: a lane's part of the resident rows stays in registers.
-template <int columns_, int key_groups_, int blocks_, bool holds_rows_>
+template <int columns_, int key_groups_, int blocks_>
 struct Tf32Tiles {
   using Value = float;
   static constexpr int warps = 4, threads = warps * warp_lanes;
@@ -46,10 +42,7 @@ struct Tf32Tiles {
   static constexpr int weight_items = 0;
   static constexpr int row_lanes = 4;
 
-  static constexpr bool holds_rows = holds_rows_;
-
   using Lane = Tf32Lane;
-  using Rows = Tf32Rows<Tf32Tiles>;
   using Scores = float[thread_rows][thread_keys];
   using Sums = float[thread_rows][thread_columns];
 };
@@ -78,48 +71,18 @@ __device__ __forceinline__ void multiply_tf32(float& c0, float& c1, float& c2, f
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// A lane's part of the staged resident rows.
-template <class Tiles>
-class Tf32Rows {
- public:
-  __device__ Tf32Rows(const Tf32Lane& lane, const float* staged)
-      : first_(staged + lane.row(0) * Tiles::stride + 4 * lane.t) {}
-  /// To be called when other rows or columns were staged.
-  __device__ void take() {
-    if constexpr (Tiles::holds_rows) {
-#pragma unroll
-      for (int c = 0; c < Tiles::columns; c += 16)
-#pragma unroll
-        for (int r = 0; r < 4; ++r) held_[c / 16][r] = load(r, c);
-    }
-  }
-  /// Columns c + 4 t .. + 3 of row r.
-  __device__ Tf32Pack pack(int r, int c) const {
-    if constexpr (Tiles::holds_rows)
-      return held_[c / 16][r];
-    else
-      return load(r, c);
-  }
-
- private:
-  __device__ Tf32Pack load(int r, int c) const {
-    return load_tf32(first_ + Tf32Lane::inside(r) * Tiles::stride + c);
-  }
-  const float* const first_;
-  Tf32Pack held_[Tiles::holds_rows ? Tiles::columns / 16 : 1][4];
-};
-
 /// scores += resident streamed^T over the staged columns, 16 at a time: depths t and t + 4 of two mma are
 /// columns 4 t .. 4 t + 3.
 template <class Tiles>
-__device__ __forceinline__ void add_products(const Tf32Lane& lane, const Tf32Rows<Tiles>& resident,
-                                             const float* streamed, typename Tiles::Scores& scores) {
+__device__ __forceinline__ void add_products(const Tf32Lane& lane, const float* resident, const float* streamed,
+                                             typename Tiles::Scores& scores) {
+  const float* const left = resident + lane.row(0) * Tiles::stride + 4 * lane.t;
   const float* const right = streamed + lane.patch_key(lane.g) * Tiles::stride + 4 * lane.t;
-#pragma unroll Tiles::holds_rows ? Tiles::columns / 16 : 2
+#pragma unroll 2
   for (int c = 0; c < Tiles::columns; c += 16) {
     Tf32Pack a[4];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) a[r] = resident.pack(r, c);
+    for (int r = 0; r < 4; ++r) a[r] = load_tf32(left + lane.inside(r) * Tiles::stride + c);
 #pragma unroll
     for (int j = 0; j < Tiles::thread_keys; j += j % 8 == 3 ? 5 : 1) {
       const Tf32Pack b = load_tf32(right + (j / 8 * 32 + lane.inside(j)) * Tiles::stride + c);

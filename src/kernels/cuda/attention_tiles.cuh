@@ -55,27 +55,6 @@ __device__ __forceinline__ Fragment load_transposed_fragment(std::uint32_t addre
   return f;
 }
 
-/// Writes a fragment to a 16 x 16 block of a tile: the block's rows begin at `rows`, it is block `k` to the
-/// right.
-template <int width>
-__device__ __forceinline__ void store_fragment(std::uint32_t rows, int k, const Fragment& f) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   rows + (TileLayout<width>::row_lane() ^ k << 5)),
-               "r"(f.word[0]), "r"(f.word[1]), "r"(f.word[2]), "r"(f.word[3])
-               : "memory");
-#else
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-    asm volatile(
-        "st.shared.b32 [%0], %1;" ::"r"(rows + i % 2 * 8 * TileLayout<width>::row_bytes +
-                                        (TileLayout<width>::offset(lane / 4, i / 2) + 4 * (lane % 4) ^ k << 5)),
-        "r"(f.word[i])
-        : "memory");
-#endif
-}
-
 /// c += a b.
 __device__ __forceinline__ void multiply_add(float (&c)[4], const Fragment& a, std::uint32_t b0,
                                              std::uint32_t b1) {
@@ -111,15 +90,6 @@ __device__ __forceinline__ void store_16(std::uint32_t target, const std::uint32
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(word[0]), "r"(word[1]),
                "r"(word[2]), "r"(word[3])
                : "memory");
-}
-
-__device__ __forceinline__ void add_pair(float* to, float first, float second) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(first), "f"(second) : "memory");
-#else
-  atomicAdd(to, first);
-  atomicAdd(to + 1, second);
-#endif
 }
 
 /// Rows of one head in global memory; those from `valid` on and columns from `width` on read as zero.

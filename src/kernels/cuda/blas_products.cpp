@@ -42,13 +42,11 @@ cublasLtEpilogue_t epilogue_of(ProductEpilogue epilogue) {
       return CUBLASLT_EPILOGUE_RELU;
     case ProductEpilogue::relu_bias:
       return CUBLASLT_EPILOGUE_RELU_BIAS;
-    case ProductEpilogue::sums_of_a:
-      return CUBLASLT_EPILOGUE_BGRADB;  // the library's second operand
   }
   throw_error(ExitCode::internal, "product: unknown epilogue");
 }
 bool has_bias(ProductEpilogue epilogue) {
-  return epilogue != ProductEpilogue::none && epilogue != ProductEpilogue::relu;
+  return epilogue == ProductEpilogue::bias || epilogue == ProductEpilogue::relu_bias;
 }
 
 /// Owns one of the library's descriptions.

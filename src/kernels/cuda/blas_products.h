@@ -12,10 +12,9 @@
 namespace tern::kernels {
 
 enum class ProductType { float32, tf32, float64, bfloat16, bfloat16_to_float32 };
-enum class ProductEpilogue { none, bias, relu, relu_bias, sums_of_a };
+enum class ProductEpilogue { none, bias, relu, relu_bias };
 
-/// Row-major C = epilogue(op(A) op(B) + beta C); op(A) is m x k, op(B) k x n. No extent may be 0. With
-/// sums_of_a the bias is an output [m] that receives the sums of op(A) over k.
+/// Row-major C = epilogue(op(A) op(B) + beta C); op(A) is m x k, op(B) k x n. No extent may be 0.
 struct ProductShape {
   ProductType type = ProductType::float32;
   ProductEpilogue epilogue = ProductEpilogue::none;  ///< bias [n] has the type of C

@@ -1,8 +1,7 @@
-// Sorts the rows of each (head, hash) and sequence by code: a block for each,
-// stable counting sorts of a few bits a pass (Knuth, The Art of Computer
-// Programming 3, 5.2.5), so that a bucket's rows keep their order. Equal on
-// every run. Cost rows * passes; short sequences stay in shared memory, long
-// ones go through global memory.
+// Sorts the rows of each (head, hash) and sequence by code: a block for each, stable counting sorts of a few
+// bits a pass (Knuth, The Art of Computer Programming 3, 5.2.5), so that a bucket's rows keep their order.
+// Equal on every run. Cost rows * passes; short sequences stay in shared memory, long ones go through global
+// memory.
 #include "kernels/cuda/bucket_lists.cuh"
 #include "kernels/hashing.h"
 
@@ -14,8 +13,7 @@ constexpr int digit_bits = 8;      // of one pass, at most
 constexpr int most_threads = 1024, rows_of_thread = 8;
 
 struct SortPlan {
-  int passes, digit, staged;  ///< passes of `digit` bits; rows that fit into
-                              ///< shared memory, or 0
+  int passes, digit, staged;  ///< passes of `digit` bits; rows that fit into shared memory, or 0
   std::uint32_t* spare;       ///< [lists][tokens] for longer sequences, used by several passes
 };
 
@@ -44,8 +42,7 @@ __device__ void scan_counters(std::uint32_t* counters, int size, std::uint32_t* 
   __syncthreads();
 }
 
-/// One pass: rows `from` (null: 0, 1, ...) to `to`, by the digit at `shift`.
-/// Each warp owns a run of rows.
+/// One pass: rows `from` (null: 0, 1, ...) to `to`, by the digit at `shift`. Each warp owns a run of rows.
 template <class AnyCode>
 __device__ void sort_pass(const AnyCode* codes, int length, const std::uint32_t* from, std::uint32_t* to,
                           int shift, int digit, std::uint32_t* counters, std::uint32_t* warp_totals) {
@@ -83,8 +80,8 @@ __device__ void sort_pass(const AnyCode* codes, int length, const std::uint32_t*
   __syncthreads();
 }
 
-/// table[x] = place of the first row whose code >> shift is at least x. A warp
-/// takes 32 neighbours and writes the entries up to the last one's.
+/// table[x] = place of the first row whose code >> shift is at least x. A warp takes 32 neighbours and writes
+/// the entries up to the last one's.
 template <class AnyCode>
 __device__ void fill_table(const AnyCode* codes, const std::uint32_t* order, int length, int shift, int entries,
                            std::uint32_t* table) {
@@ -107,30 +104,6 @@ __device__ void fill_table(const AnyCode* codes, const std::uint32_t* order, int
   const int rest = coarse(length - 1) + 1;
   for (int x = rest + static_cast<int>(threadIdx.x); x < entries; x += static_cast<int>(blockDim.x))
     table[x] = static_cast<std::uint32_t>(length);
-}
-
-/// Lists the buckets of more than few_rows rows, with places sorted by code.
-template <class AnyCode, class Code>
-__device__ void list_large(const BucketLists<Code>& lists, std::int64_t list, const SequenceRange& range,
-                           const AnyCode* codes, const std::uint32_t* order) {
-  for (int i = static_cast<int>(threadIdx.x); i + few_rows < range.length; i += static_cast<int>(blockDim.x)) {
-    const std::uint32_t code = codes[order[i]];
-    if (codes[order[i + few_rows]] != code || (i > 0 && codes[order[i - 1]] == code)) continue;
-    int last = i + few_rows,
-        end = range.length;  // `last` is in the bucket, `end` is not
-    while (end - last > 1) {
-      const int middle = (last + end) / 2;
-      if (codes[order[middle]] == code)
-        last = middle;
-      else
-        end = middle;
-    }
-    lists.large[atomicAdd(lists.large_count, 1u)] = {
-        static_cast<std::int32_t>(list),
-        range.index,
-        code,
-        {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(end - i)}};
-  }
 }
 
 template <bool is_staged, class Code>
@@ -173,10 +146,8 @@ __global__ void __launch_bounds__(most_threads, is_staged ? 2 : 1)
     for (int i = static_cast<int>(threadIdx.x); i < length; i += static_cast<int>(blockDim.x))
       order[i] = from[i];
     fill_table(staged, from, length, shift, entries, table);
-    list_large(lists, list, range, staged, from);
   } else {
     fill_table(codes, from, length, shift, entries, table);
-    list_large(lists, list, range, codes, from);
   }
 }
 
@@ -199,8 +170,6 @@ void launch_sort(Cuda& cuda, const Sequences& sequences, const BucketLists<Code>
 template <class Code>
 void sort_into_buckets(Cuda& cuda, const Sequences& sequences, const BucketLists<Code>& lists,
                        std::int64_t count) {
-  check_cuda(cudaMemsetAsync(lists.large_count, 0, sizeof(std::uint32_t), cuda.stream),
-             "sort_into_buckets: clear");
   if (sequences.count == 0 || sequences.longest == 0 || count == 0) return;
   const int passes = (lists.bits + digit_bits - 1) / digit_bits, digit = (lists.bits + passes - 1) / passes;
   const std::int64_t longest = sequences.longest;

@@ -1,18 +1,18 @@
-// Sums over colliding rows: sources sorted by code; each target adds the rows
-// of its bucket in every hash, or the bucket's summed row where that holds more
-// than a few. Deterministic: rows of a bucket are added in the order of the
-// sequence, hashes in order. Cost tokens * hashes * head_width for any data.
-#include "kernels/cuda/partner_ids.cuh"
+// Sums over colliding rows: sources sorted by code; each target adds the rows of its bucket in every hash, or
+// the bucket's summed row where that holds more than a few. Deterministic: rows of a bucket are added in the
+// order of the sequence, hashes in order. Cost tokens * hashes * head_width for any data.
+#include "kernels/cuda/bucket_lists.cuh"
 #include "kernels/hashing.h"
 
 namespace tern::kernels {
 namespace {
 
-constexpr int threads = 256, sum_threads = 128;
-// Chains of additions of large buckets have this length, which keeps the
-// rounding error small.
-constexpr int chain = 32;
-constexpr std::uint32_t summed_flag = 0x80000000u, no_row = 0xFFFFFFFFu;
+constexpr int threads = 256;
+// A bucket of more rows is summed first. Such buckets start at least this far apart plus one, so that
+// place / few_rows tells them apart.
+constexpr int few_rows = 16;
+// Summed rows are sums of partial sums of this many rows: short chains of additions, small rounding errors.
+constexpr int partial_rows = 256;
 
 template <class T, class Code>
 struct BucketSum {
@@ -23,14 +23,87 @@ struct BucketSum {
   Heads<T> out;
   int hashes;
   std::int64_t summed_stride;
-  Accumulate<T>* summed;  ///< [lists][summed_stride][width] of large buckets
+  Accumulate<T>* summed;  ///< [lists][summed_stride][width]
 
-  /// Number of the summed row of the large bucket that starts at this place of
-  /// the list: such buckets start more than few_rows apart.
-  __device__ __forceinline__ std::int64_t summed_row(std::int64_t list, std::int64_t place) const {
-    return list * summed_stride + place / few_rows;
+  /// Summed row of the bucket, or the part of one, that starts at this place of the list.
+  __device__ __forceinline__ Accumulate<T>* summed_row(std::int64_t list, std::int64_t place) const {
+    return summed + (list * summed_stride + place / few_rows) * value.width;
   }
 };
+
+/// One partial sum: its first place in the sorted order and its rows; none where no partial sum starts.
+struct Part {
+  std::uint32_t first = 0, count = 0;
+};
+
+/// A bucket is cut into parts of partial_rows, the last one up to twice as long.
+__device__ Part part_at(Bucket bucket, std::uint32_t place) {
+  const std::uint32_t parts = max(1u, bucket.count / partial_rows), inside = place - bucket.first;
+  const std::uint32_t part = inside / partial_rows;
+  if (bucket.count <= few_rows || inside % partial_rows != 0 || part >= parts) return {};
+  return {place, part == parts - 1 ? bucket.count - inside : partial_rows};
+}
+
+/// A warp looks at 32 neighbouring places of a list and sums the parts that start there.
+template <class T, class Code>
+__global__ void __launch_bounds__(threads) sum_parts(BucketSum<T, Code> p, std::int64_t lists) {
+  using A = Accumulate<T>;
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+  const std::int64_t warps_of_list = (p.value.tokens + warp_lanes - 1) / warp_lanes;
+  const std::int64_t warp = thread_index() / warp_lanes, list = warp / warps_of_list;
+  if (list >= lists) return;
+  const auto token = static_cast<int>(warp % warps_of_list * warp_lanes + lane);
+  const int end = p.sequences.offsets[p.sequences.count];
+  const SequenceRange range = token < end ? find_sequence(p.sequences, token) : SequenceRange{0, 0, 0};
+  Part part;
+  if (token < end) {
+    const SortedRows<Code> rows = rows_of(p.sources, list, range);
+    const auto place = static_cast<std::uint32_t>(token - range.begin);
+    part = part_at(rows.find(rows.codes[rows.order[place]]), place);
+  }
+  const int head = static_cast<int>(list / p.hashes);
+  for (std::uint32_t left = __ballot_sync(0xFFFFFFFFu, part.count > 0); left != 0; left &= left - 1) {
+    const int from = __ffs(left) - 1;
+    const int begin = __shfl_sync(0xFFFFFFFFu, range.begin, from);
+    const std::int64_t first = begin + static_cast<std::int64_t>(__shfl_sync(0xFFFFFFFFu, part.first, from));
+    const int count = static_cast<int>(__shfl_sync(0xFFFFFFFFu, part.count, from));
+    const std::uint32_t* order = p.sources.order + list * p.sources.tokens + first;
+    A* sum_row = p.summed_row(list, first);
+    for (int c = lane; c < p.value.width; c += warp_lanes) {
+      A sum{};
+#pragma unroll 8
+      for (int i = 0; i < count; ++i) {
+        sum += to_accumulate(row_of(p.value, begin + static_cast<std::int64_t>(order[i]), head)[c]);
+      }
+      sum_row[c] = sum;
+    }
+  }
+}
+
+/// Adds the parts of a bucket to its first. A warp for 32 places, as above.
+template <class T, class Code>
+__global__ void __launch_bounds__(threads) join_parts(BucketSum<T, Code> p, std::int64_t lists) {
+  using A = Accumulate<T>;
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+  const std::int64_t places = (p.value.tokens + partial_rows - 1) / partial_rows;
+  const std::int64_t warp = thread_index() / warp_lanes, list = warp / places;
+  if (list >= lists) return;
+  // the only bucket of two parts or more that may cover the end of this run of partial_rows places
+  const auto token = static_cast<int>(min((warp % places + 1) * partial_rows, p.value.tokens)) - 1;
+  if (token >= p.sequences.offsets[p.sequences.count]) return;
+  const SequenceRange range = find_sequence(p.sequences, token);
+  const SortedRows<Code> rows = rows_of(p.sources, list, range);
+  const Bucket bucket = rows.find(rows.codes[rows.order[token - range.begin]]);
+  const std::int64_t first = range.begin + static_cast<std::int64_t>(bucket.first);
+  // the run that holds the start of the bucket does the work
+  if (bucket.count < 2 * partial_rows || first <= token - partial_rows) return;
+  for (int c = lane; c < p.value.width; c += warp_lanes) {
+    A sum{};
+    for (std::uint32_t part = 0; part < bucket.count / partial_rows; ++part)
+      sum += p.summed_row(list, first + static_cast<std::int64_t>(part) * partial_rows)[c];
+    p.summed_row(list, first)[c] = sum;
+  }
+}
 
 template <int items, class A, class E>
 __device__ __forceinline__ void add_row(A (&sum)[items], const E* row) {
@@ -43,116 +116,52 @@ __device__ __forceinline__ void add_row(A (&sum)[items], const E* row) {
   }
 }
 
-/// A block sums a large bucket; `lanes` neighbours hold a row.
+/// `lanes` neighbouring lanes own a target, each of them `items` columns of every `lanes` * `items`.
 template <int items, class T, class Code>
-__global__ void __launch_bounds__(sum_threads) sum_large(BucketSum<T, Code> p, int lanes) {
+__global__ void __launch_bounds__(threads) gather(BucketSum<T, Code> p, int lanes) {
   using A = Accumulate<T>;
-  __shared__ A shared[sum_threads / warp_lanes][warp_lanes * items];
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % lanes, rows = sum_threads / lanes;
-  const std::uint32_t count = *p.sources.large_count;
-  for (std::uint32_t b = blockIdx.x; b < count; b += gridDim.x) {
-    const LargeBucket bucket = p.sources.large[b];
-    const SequenceRange range = sequence_range(p.sequences, bucket.sequence);
-    const std::int64_t first = range.begin + static_cast<std::int64_t>(bucket.rows.first);
-    const std::uint32_t* order = p.sources.order + bucket.list * p.sources.tokens + first;
-    const T* from = row_of(p.value, range.begin, bucket.list / p.hashes);
-    A* to = p.summed + p.summed_row(bucket.list, first) * p.value.width;
-    for (int column = lane * items; column - lane * items < p.value.width; column += lanes * items) {
-      A sum[items] = {};
-      const int end = column < p.value.width ? static_cast<int>(bucket.rows.count) : 0;
-      for (int i = thread / lanes; i < end; i += chain * rows) {
-        A part[items] = {};
-#pragma unroll 4
-        for (int j = i; j < min(end, i + chain * rows); j += rows)
-          add_row(part, from + order[j] * p.value.token_stride + column);
-#pragma unroll
-        for (int u = 0; u < items; ++u) sum[u] += part[u];
-      }
-#pragma unroll
-      for (int u = 0; u < items; ++u) {
-        for (int step = lanes; step < warp_lanes; step *= 2)
-          sum[u] += __shfl_xor_sync(0xFFFFFFFFu, sum[u], step);
-        if (thread % warp_lanes < lanes) shared[thread / warp_lanes][lane * items + u] = sum[u];
-      }
-      __syncthreads();
-      for (int c = thread; c < lanes * items; c += sum_threads) {
-        A total{};
-        for (int w = 0; w < sum_threads / warp_lanes; ++w) total += shared[w][c];
-        if (column - lane * items + c < p.value.width) to[column - lane * items + c] = total;
-      }
-      __syncthreads();
-    }
-  }
-}
-
-/// What a target meets in one hash: rows, or the summed row of a large bucket
-/// in `summed`.
-template <class T, class Code>
-__device__ BucketCursor sources_in(const BucketSum<T, Code>& p, const SequenceRange& range, std::int64_t list,
-                                   int token, std::uint32_t& summed) {
-  const SortedRows<Code> rows = rows_of(p.sources, list, range);
-  const Bucket found = rows.find(p.codes[list * p.out.tokens + token]);
-  if (found.count <= few_rows) return {rows.order + found.first, found.count};
-  const std::int64_t place = range.begin + static_cast<std::int64_t>(found.first);
-  summed = static_cast<std::uint32_t>(p.summed_row(list, place)) | summed_flag;
-  return {&summed, 1};
-}
-
-/// A group of lanes owns a target and `items` columns of every `lanes` *
-/// `items`: it adds several rows at once.
-template <int items, class T, class Code>
-__global__ void __launch_bounds__(threads) gather(BucketSum<T, Code> p, int lanes, int group_lanes) {
-  using A = Accumulate<T>;
-  constexpr int batch = 4;
-  __shared__ std::uint32_t shared[threads / warp_lanes * places_of_warp];
-  const int thread = static_cast<int>(threadIdx.x);
-  std::uint32_t* places = shared + thread / group_lanes * group_lanes * places_of_lane;
-  const std::int64_t target = thread_index() / group_lanes;
-  const bool is_target = target < p.out.tokens * p.out.heads;
-  const int head = is_target ? static_cast<int>(target / p.out.tokens) : 0;
-  const int token = is_target ? static_cast<int>(target % p.out.tokens) : 0;
+  constexpr int joined = JoinedBuckets::hashes;
+  const std::int64_t target = thread_index() / lanes;
+  const int head = static_cast<int>(target / p.out.tokens);
+  if (head >= p.out.heads) return;
+  const auto token = static_cast<int>(target % p.out.tokens);
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
   const SequenceRange range = find_sequence(p.sequences, token);
-  const bool has_sources = is_target && range.index != p.sequences.count;
-  const auto first_visit = static_cast<std::uint32_t>(thread % group_lanes / lanes);
-  const auto visits = static_cast<std::uint32_t>(group_lanes / lanes);
+  const int hashes = range.index == p.sequences.count ? 0 : p.hashes;  // rows outside sequences get zeros
+  const std::int64_t first_list = static_cast<std::int64_t>(head) * p.hashes;
   const A scale = A{1} / static_cast<A>(p.hashes);
-  for (int base = 0; base < p.out.width; base += lanes * items) {
-    const int column = base + thread % lanes * items;
-    const bool is_column = column < p.out.width;
-    const T* rows = row_of(p.value, range.begin, head) + column;
+  for (int column = lane * items; column < p.out.width; column += lanes * items) {
     A sum[items] = {};
-    for (int first = 0; first < p.hashes; first += group_lanes) {
-      const int hash = first + thread % group_lanes;
-      BucketCursor cursor;
-      std::uint32_t summed = 0;
-      if (has_sources && hash < p.hashes)
-        cursor = sources_in(p, range, static_cast<std::int64_t>(head) * p.hashes + hash, token, summed);
-      const std::uint32_t count = collect_places(cursor, group_lanes, places);
-      for (std::uint32_t i = first_visit; i < count; i += batch * visits) {
-        std::uint32_t place[batch];
-        Pack<T, items> pack[batch]{};
+    for (int first = 0; first < hashes; first += joined) {
+      const std::int64_t list = first_list + first;
+      Bucket found[joined];
 #pragma unroll
-        for (int u = 0; u < batch; ++u) {
-          place[u] = i + u * visits < count && is_column ? places[i + u * visits] : no_row;
-          if (place[u] < summed_flag) pack[u] = load_pack<items>(rows + place[u] * p.value.token_stride);
-        }
-#pragma unroll
-        for (int u = 0; u < batch; ++u) {
-#pragma unroll
-          for (int c = 0; c < items; ++c) sum[c] += to_accumulate(pack[u].item[c]);
-          if (place[u] >= summed_flag && place[u] != no_row) {
-            const std::int64_t row = place[u] & ~summed_flag;
-            add_row(sum, p.summed + row * p.value.width + column);
-          }
+      for (int u = 0; u < joined; ++u) {
+        found[u] = {0, 0};
+        if (first + u < p.hashes) {
+          found[u] = rows_of(p.sources, list + u, range).find(p.codes[(list + u) * p.out.tokens + token]);
         }
       }
-    }
+      JoinedBuckets buckets;
+      std::uint32_t entries = 0;
 #pragma unroll
-    for (int u = 0; u < items; ++u) {
-      for (int step = lanes; step < group_lanes; step *= 2)
-        sum[u] += __shfl_xor_sync(0xFFFFFFFFu, sum[u], step);
+      for (int u = 0; u < joined; ++u) {
+        buckets.shift[u] = found[u].first + static_cast<std::uint32_t>(u * p.out.tokens) - entries;
+        entries += found[u].count <= few_rows ? found[u].count : 0;
+        buckets.end[u] = entries;
+      }
+      const std::uint32_t* order = p.sources.order + list * p.sources.tokens + range.begin;
+      const T* rows = row_of(p.value, range.begin, head) + column;
+#pragma unroll 4
+      for (std::uint32_t e = 0; e < entries; ++e)
+        add_row(sum, rows + order[buckets.place(e)] * p.value.token_stride);
+#pragma unroll
+      for (int u = 0; u < joined; ++u) {
+        if (found[u].count > few_rows)
+          add_row(sum,
+                  p.summed_row(list + u, range.begin + static_cast<std::int64_t>(found[u].first)) + column);
+      }
     }
-    if (!is_target || !is_column || first_visit != 0) continue;
     Pack<T, items> pack;
 #pragma unroll
     for (int u = 0; u < items; ++u) pack.item[u] = from_accumulate<T>(scale * sum[u]);
@@ -161,26 +170,34 @@ __global__ void __launch_bounds__(threads) gather(BucketSum<T, Code> p, int lane
 }
 
 template <int items, class T, class Code>
-void launch_sums(Cuda& cuda, const BucketSum<T, Code>& p) {
-  const auto packs = static_cast<unsigned>((p.out.width + items - 1) / items);
-  const int lanes = std::min<int>(warp_lanes, static_cast<int>(std::bit_ceil(packs)));
-  const auto sum_blocks = static_cast<unsigned>(cuda.multiprocessors * 16);
-  sum_large<items, T, Code><<<sum_blocks, sum_threads, 0, cuda.stream>>>(p, lanes);
-  check_launch("bucket_sum: sum_large");
-  const int group_lanes = lanes_of_group(lanes);
-  const std::int64_t work = p.out.tokens * p.out.heads * group_lanes;
-  gather<items, T, Code><<<static_cast<unsigned>((work + threads - 1) / threads), threads, 0, cuda.stream>>>(
-      p, lanes, group_lanes);
+void launch_gather(Cuda& cuda, const BucketSum<T, Code>& p) {
+  const int lanes = std::min<int>(
+      warp_lanes, static_cast<int>(std::bit_ceil(static_cast<unsigned>((p.out.width + items - 1) / items))));
+  const std::int64_t work = p.out.tokens * p.out.heads * lanes;
+  gather<items, T, Code>
+      <<<static_cast<unsigned>((work + threads - 1) / threads), threads, 0, cuda.stream>>>(p, lanes);
   check_launch("bucket_sum: gather");
 }
 
 template <class T, class Code>
 void sum_heads(Cuda& cuda, const BucketSum<T, Code>& p, bool packed) {
-  sort_into_buckets(cuda, p.sequences, p.sources, static_cast<std::int64_t>(p.value.heads) * p.hashes);
+  const std::int64_t lists = static_cast<std::int64_t>(p.value.heads) * p.hashes;
+  sort_into_buckets(cuda, p.sequences, p.sources, lists);
+  const std::int64_t warps = lists * ((p.value.tokens + warp_lanes - 1) / warp_lanes);
+  constexpr int per_block = threads / warp_lanes;
+  sum_parts<T, Code>
+      <<<static_cast<unsigned>((warps + per_block - 1) / per_block), threads, 0, cuda.stream>>>(p, lists);
+  check_launch("bucket_sum: sum_parts");
+  if (p.sequences.longest >= 2 * partial_rows) {
+    const std::int64_t runs = lists * ((p.value.tokens + partial_rows - 1) / partial_rows);
+    join_parts<T, Code>
+        <<<static_cast<unsigned>((runs + per_block - 1) / per_block), threads, 0, cuda.stream>>>(p, lists);
+    check_launch("bucket_sum: join_parts");
+  }
   if (packed)
-    launch_sums<pack_items<T>>(cuda, p);
+    launch_gather<pack_items<T>>(cuda, p);
   else
-    launch_sums<1>(cuda, p);
+    launch_gather<1>(cuda, p);
 }
 
 template <class T>
@@ -198,10 +215,6 @@ void bucket_sum(Cuda& cuda, const Sequences& sequences, HashShape shape, const C
   if (out.tokens == 0 || out.heads == 0 || out.width == 0) return;
   const std::int64_t tokens = out.tokens, summed_stride = tokens / few_rows + 1;
   const std::int64_t summed_items = shape.hashes * summed_stride * value.width;  // of one head
-  require(shape.hashes * summed_stride < std::int64_t{1} << 31,
-          "bucket_sum: tokens * hashes must lie below 2^35, got {} * {}; use "
-          "smaller batches",
-          tokens, shape.hashes);
   const int group = heads_together(shape.hashes * BucketMemory<Code>::bytes(sequences, shape.bits) +
                                        summed_items * static_cast<std::int64_t>(sizeof(Accumulate<T>)),
                                    out.heads);

@@ -1,11 +1,8 @@
-// Pairs of crowded buckets: a block takes a whole bucket. Under the surrogate
-// weight a bucket with more rows than columns goes through its moment M = sum_j
-// x_j y_j^T: own_i += M y_i. Else blocks of pairs are formed; under the exact
-// weight a bucket that would take more than linear time meets windows
-// (hashing.h). Rows collide in several hashes, so their sums are atomic
-// additions; where these must be deterministic, hashes go one after the other.
-// Cost of a bucket of a own rows and b partners: min(a b, (a + b) head_width)
-// rows.
+// Pairs of crowded buckets: a block takes a whole bucket. Under the surrogate weight a bucket with more rows
+// than columns goes through its moment M = sum_j x_j y_j^T: own_i += M y_i. Else blocks of pairs are formed;
+// under the exact weight a bucket that would take more than linear time meets windows (hashing.h). Rows collide
+// in several hashes, so their sums are atomic additions; where these must be deterministic, hashes go one after
+// the other. Cost of a bucket of a own rows and b partners: min(a b, (a + b) head_width) rows.
 #include "kernels/cuda/collision_tiles.cuh"
 
 namespace tern::kernels {
@@ -28,21 +25,34 @@ __global__ void __launch_bounds__(threads, sizeof(Accumulate<T>) == 4 ? 4 : 1)
   }
 }
 
-/// Lists the crowded buckets: those among the partners' large ones.
+/// Lists the crowded buckets: a thread looks at one place of the sorted order, where a bucket may start.
 template <class T, class Code>
-__global__ void find_buckets(GradientSide<T, Code> p) {
-  const std::int64_t count = *p.partner.large_count;
-  for (std::int64_t i = thread_index(); i < count; i += grid_threads()) {
-    const LargeBucket partner = p.partner.large[i];
-    const SequenceRange range = sequence_range(p.sequences, partner.sequence);
-    const Bucket own = rows_of(p.own, partner.list, range).find(partner.code);
-    if (own.count == 0 || !CrowdedBuckets::is_crowded(own.count, partner.rows.count)) continue;
-    const int segment = p.crowded.segments == 1 ? 0 : partner.list % p.hashes;
+__global__ void find_buckets(GradientSide<T, Code> p, std::int64_t lists) {
+  const std::int64_t tokens = p.out.tokens;
+  const int end = p.sequences.offsets[p.sequences.count];
+  for (std::int64_t i = thread_index(); i < lists * tokens; i += grid_threads()) {
+    const std::int64_t list = i / tokens;
+    const auto token = static_cast<int>(i % tokens);
+    if (token >= end) continue;
+    const SequenceRange range = find_sequence(p.sequences, token);
+    const SortedRows<Code> own_rows = rows_of(p.own, list, range);
+    const int place = token - range.begin;
+    const std::uint32_t code = own_rows.codes[own_rows.order[place]];
+    if (place > 0 && own_rows.codes[own_rows.order[place - 1]] == code) continue;
+    const Bucket partners = rows_of(p.partner, list, range).find(code);
+    if (partners.count <= CrowdedBuckets::few) continue;
+    const Bucket own = own_rows.find(code);
+    if (!CrowdedBuckets::is_crowded(own.count, partners.count)) continue;
+    const int segment = p.crowded.segments == 1 ? 0 : static_cast<int>(list % p.hashes);
     const std::uint32_t slot = atomicAdd(&p.crowded.count[segment], 1u);
     p.crowded.count[p.crowded.segments] = 1;
-    p.crowded.buckets[segment * p.crowded.capacity + slot] = {
-        partner.list, partner.sequence,   partner.code,      own.first,
-        own.count,    partner.rows.first, partner.rows.count};
+    p.crowded.buckets[segment * p.crowded.capacity + slot] = {static_cast<std::int32_t>(list),
+                                                              range.index,
+                                                              code,
+                                                              own.first,
+                                                              own.count,
+                                                              partners.first,
+                                                              partners.count};
   }
 }
 
@@ -73,7 +83,8 @@ void add_crowded_buckets(Cuda& cuda, const GradientSide<T, Code>& side) {
   constexpr int block = 256;
   const auto count_bytes = static_cast<std::size_t>(side.crowded.segments + 1) * sizeof(std::uint32_t);
   check_cuda(cudaMemsetAsync(side.crowded.count, 0, count_bytes, cuda.stream), "collision_gradient: clear");
-  find_buckets<<<static_cast<unsigned>(cuda.multiprocessors), block, 0, cuda.stream>>>(side);
+  const std::int64_t lists = static_cast<std::int64_t>(side.out.heads) * side.hashes;
+  find_buckets<<<grid_for(cuda, lists * side.out.tokens, block), block, 0, cuda.stream>>>(side, lists);
   check_launch("collision_gradient: find_buckets");
   const std::int64_t size = side.out.tokens * side.out.heads * side.out.width;
   clear_sums<<<grid_for(cuda, size, block), block, 0, cuda.stream>>>(side);

@@ -1,145 +1,118 @@
-// Gradients of sampled Bernoulli attention with respect to q and k: rows of
-// both sides sorted by code; each row visits its partners in all hashes and
-// keeps its gradient in registers, which needs no atomic additions. Crowded
-// buckets are left to collision_crowded.cu and come in as one addend.
-// Deterministic where that is. Cost: head_width for each colliding pair, see
-// hashing.h for the bound.
+// Gradients of sampled Bernoulli attention with respect to q and k: rows of both sides sorted by code; each row
+// visits its partners in all hashes and keeps its gradient in registers, which needs no atomic additions.
+// Crowded buckets are left to collision_crowded.cu and come in as one addend. Deterministic where that is.
+// Cost: head_width for each colliding pair, see hashing.h for the bound.
 #include "kernels/cuda/collision_gradient.cuh"
-#include "kernels/cuda/partner_ids.cuh"
 
 namespace tern::kernels {
 namespace {
 
 constexpr int threads = 256;
 
-/// Columns of one lane as they are stored: `packs` times `items` neighbours,
-/// `lanes` * `items` apart.
-template <int items, int packs, class T>
-struct RowPacks {
-  Pack<T, items> pack[packs];
+/// Columns of one lane: `packs` times `items` neighbours, `lanes` * `items` apart.
+template <int items, int packs, class A>
+struct LaneColumns {
+  A at[packs][items];
 
+  template <class T>
   __device__ __forceinline__ void load(const T* row, int lane, int lanes, int width) {
 #pragma unroll
     for (int k = 0; k < packs; ++k) {
       const int column = (k * lanes + lane) * items;
-      if (column < width) pack[k] = load_pack<items>(row + column);
+      Pack<T, items> pack{};
+      if (column < width) pack = load_pack<items>(row + column);
+#pragma unroll
+      for (int u = 0; u < items; ++u) at[k][u] = to_accumulate(pack.item[u]);
     }
   }
-};
-
-/// The same columns in the type of sums.
-template <int items, int packs, class T>
-struct LaneColumns {
-  using A = Accumulate<T>;
-  A at[packs][items];
-
-  __device__ __forceinline__ void set(const RowPacks<items, packs, T>& row) {
-#pragma unroll
-    for (int k = 0; k < packs; ++k) {
-#pragma unroll
-      for (int u = 0; u < items; ++u) at[k][u] = to_accumulate(row.pack[k].item[u]);
-    }
-  }
-  __device__ __forceinline__ A dot(const RowPacks<items, packs, T>& row) const {
+  __device__ __forceinline__ A dot(const LaneColumns& other) const {
     A sum{};
 #pragma unroll
     for (int k = 0; k < packs; ++k) {
 #pragma unroll
-      for (int u = 0; u < items; ++u) sum += at[k][u] * to_accumulate(row.pack[k].item[u]);
+      for (int u = 0; u < items; ++u) sum += at[k][u] * other.at[k][u];
     }
     return sum;
   }
-  __device__ __forceinline__ void add(A factor, const RowPacks<items, packs, T>& row) {
+  __device__ __forceinline__ void add(A factor, const LaneColumns& other) {
 #pragma unroll
     for (int k = 0; k < packs; ++k) {
 #pragma unroll
-      for (int u = 0; u < items; ++u) at[k][u] += factor * to_accumulate(row.pack[k].item[u]);
-    }
-  }
-  /// Adds up what the rows of a group of lanes hold.
-  __device__ __forceinline__ void join(int lanes, int group_lanes) {
-    for (int step = lanes; step < group_lanes; step *= 2) {
-#pragma unroll
-      for (int k = 0; k < packs; ++k) {
-#pragma unroll
-        for (int u = 0; u < items; ++u) at[k][u] += __shfl_xor_sync(0xFFFFFFFFu, at[k][u], step);
-      }
+      for (int u = 0; u < items; ++u) at[k][u] += factor * other.at[k][u];
     }
   }
 };
 
-/// The bucket that a row meets in one hash; empty where it is crowded.
+/// Partners of a row in a few hashes from `first` on, without crowded buckets.
 template <class T, class Code>
-__device__ BucketCursor partners_in(const GradientSide<T, Code>& p, const SequenceRange& range,
-                                    std::int64_t list, int token) {
-  const std::uint32_t code = p.own.codes[list * p.own.tokens + token];
-  const SortedRows<Code> rows = rows_of(p.partner, list, range);
-  const Bucket found = rows.find(code);
-  if (found.count > CrowdedBuckets::few &&
-      CrowdedBuckets::is_crowded(rows_of(p.own, list, range).find(code).count, found.count)) {
-    return {};
+__device__ JoinedBuckets partners_of(const GradientSide<T, Code>& p, const SequenceRange& range,
+                                     std::int64_t first_list, int first, int token) {
+  JoinedBuckets buckets;
+  Bucket found[JoinedBuckets::hashes];
+  std::uint32_t code[JoinedBuckets::hashes];
+#pragma unroll
+  for (int u = 0; u < JoinedBuckets::hashes; ++u) {
+    found[u] = {0, 0};
+    if (first + u >= p.hashes) continue;
+    const std::int64_t list = first_list + first + u;
+    code[u] = p.own.codes[list * p.own.tokens + token];
+    found[u] = rows_of(p.partner, list, range).find(code[u]);
   }
-  return {rows.order + found.first, found.count};
+  std::uint32_t entries = 0;
+#pragma unroll
+  for (int u = 0; u < JoinedBuckets::hashes; ++u) {
+    if (found[u].count > CrowdedBuckets::few) {
+      const std::uint32_t own = rows_of(p.own, first_list + first + u, range).find(code[u]).count;
+      if (CrowdedBuckets::is_crowded(own, found[u].count)) found[u].count = 0;
+    }
+    buckets.shift[u] = found[u].first + static_cast<std::uint32_t>(u * p.own.tokens) - entries;
+    entries += found[u].count;
+    buckets.end[u] = entries;
+  }
+  return buckets;
 }
 
-/// A group of lanes owns a row; `lanes` of them hold a partner's row, so that a
-/// group visits several at once.
+/// `lanes` neighbouring lanes own a row.
 template <int items, int packs, class T, class Code>
 __global__ void __launch_bounds__(threads)
-    visit_partners(GradientSide<T, Code> p, int lanes, int group_lanes, Accumulate<T> scale) {
+    visit_partners(GradientSide<T, Code> p, int lanes, Accumulate<T> scale) {
   using A = Accumulate<T>;
-  using Row = RowPacks<items, packs, T>;
-  constexpr int batch = packs == 1 ? 2 : 1;
-  __shared__ std::uint32_t shared[threads / warp_lanes * places_of_warp];
-  const int thread = static_cast<int>(threadIdx.x);
-  std::uint32_t* places = shared + thread / group_lanes * group_lanes * places_of_lane;
-  const std::int64_t own = thread_index() / group_lanes;
+  using Columns = LaneColumns<items, packs, A>;
+  const std::int64_t own = thread_index() / lanes;
   const bool is_row = own < p.out.tokens * p.out.heads;
   const int head = is_row ? static_cast<int>(own / p.out.tokens) : 0;
   const int token = is_row ? static_cast<int>(own % p.out.tokens) : 0;
-  const int lane = thread % lanes, width = p.out.width;
+  const int lane = static_cast<int>(threadIdx.x) % lanes, width = p.out.width;
   const SequenceRange range = find_sequence(p.sequences, token);
   const bool has_partners = is_row && range.index != p.sequences.count;
-  LaneColumns<items, packs, T> sum{}, x{}, y{};
+  Columns sum{}, x{}, y{};
   if (has_partners) {
-    Row row{};
-    row.load(row_of(p.own_y, token, head), lane, lanes, width);
-    y.set(row);
-    row.load(row_of(p.own_x, token, head), lane, lanes, width);
-    x.set(row);
+    y.load(row_of(p.own_y, token, head), lane, lanes, width);
+    if (p.is_exact) x.load(row_of(p.own_x, token, head), lane, lanes, width);
   }
-  const T* partner_x = row_of(p.partner_x, range.begin, head);
-  const T* partner_y = row_of(p.partner_y, range.begin, head);
-  const auto first_visit = static_cast<std::uint32_t>(thread % group_lanes / lanes);
-  const auto visits = static_cast<std::uint32_t>(group_lanes / lanes);
-  for (int first = 0; first < p.hashes; first += group_lanes) {
-    const int hash = first + thread % group_lanes;
-    BucketCursor cursor;
-    if (has_partners && hash < p.hashes)
-      cursor = partners_in(p, range, static_cast<std::int64_t>(head) * p.hashes + hash, token);
-    while (__any_sync(0xFFFFFFFFu, cursor.left > 0)) {
-      const std::uint32_t count = collect_places(cursor, group_lanes, places);
-      const std::uint32_t most = __reduce_max_sync(0xFFFFFFFFu, count);
-      for (std::uint32_t i = first_visit; i < most + first_visit; i += batch * visits) {
-        Row row_x[batch]{}, row_y[batch]{};
-#pragma unroll
-        for (int u = 0; u < batch; ++u) {
-          if (i + u * visits >= count) continue;
-          const std::int64_t place = places[i + u * visits];
-          row_y[u].load(partner_y + place * p.partner_y.token_stride, lane, lanes, width);
-          row_x[u].load(partner_x + place * p.partner_x.token_stride, lane, lanes, width);
-        }
-#pragma unroll
-        for (int u = 0; u < batch; ++u) {
-          A gain = warp_sum(y.dot(row_y[u]), lanes);
-          if (p.is_exact) gain *= exact_weight(warp_sum(x.dot(row_x[u]), lanes));
-          sum.add(gain, row_x[u]);
-        }
+  const std::int64_t first_list = static_cast<std::int64_t>(head) * p.hashes;
+  for (int first = 0; first < p.hashes; first += JoinedBuckets::hashes) {
+    JoinedBuckets buckets{};
+    if (has_partners) buckets = partners_of(p, range, first_list, first, token);
+    const std::uint32_t* order = p.partner.order + (first_list + first) * p.partner.tokens + range.begin;
+    const std::uint32_t most = __reduce_max_sync(0xFFFFFFFFu, buckets.count());
+    std::uint32_t next = buckets.count() > 0 ? order[buckets.place(0)] : 0;
+#pragma unroll 2
+    for (std::uint32_t e = 0; e < most; ++e) {
+      const bool is_entry = e < buckets.count();
+      Columns partner_x{}, partner_y{};
+      if (is_entry) {
+        const std::int64_t partner = range.begin + static_cast<std::int64_t>(next);
+        next = order[buckets.place(min(e + 1, buckets.count() - 1))];
+        partner_y.load(row_of(p.partner_y, partner, head), lane, lanes, width);
+        partner_x.load(row_of(p.partner_x, partner, head), lane, lanes, width);
       }
+      A gain = warp_sum(y.dot(partner_y), lanes);
+      if (p.is_exact) gain *= exact_weight(warp_sum(x.dot(partner_x), lanes));
+      sum.add(gain, partner_x);
     }
   }
-  sum.join(lanes, group_lanes);
-  if (!is_row || first_visit != 0) return;
+  if (!is_row) return;
   const bool has_sums = has_partners && p.crowded.count[p.crowded.segments] != 0;
   const A* crowded = p.sums + (static_cast<std::int64_t>(head) * p.out.tokens + token) * width;
 #pragma unroll
@@ -158,12 +131,11 @@ template <int items, int packs, class T, class Code>
 void launch_visits(Cuda& cuda, const GradientSide<T, Code>& p) {
   using A = Accumulate<T>;
   const auto needed = static_cast<unsigned>((p.out.width + items * packs - 1) / (items * packs));
-  const int lanes = static_cast<int>(std::bit_ceil(needed)), group_lanes = lanes_of_group(lanes);
-  const std::int64_t work = p.out.tokens * p.out.heads * group_lanes;
+  const int lanes = static_cast<int>(std::bit_ceil(needed));
+  const std::int64_t work = p.out.tokens * p.out.heads * lanes;
   const A scale = static_cast<A>(p.bits) / static_cast<A>(p.hashes) / (p.is_exact ? A{1} : A{2});
   visit_partners<items, packs, T, Code>
-      <<<static_cast<unsigned>((work + threads - 1) / threads), threads, 0, cuda.stream>>>(p, lanes,
-                                                                                           group_lanes, scale);
+      <<<static_cast<unsigned>((work + threads - 1) / threads), threads, 0, cuda.stream>>>(p, lanes, scale);
   check_launch("collision_gradient");
 }
 
@@ -232,9 +204,11 @@ void collision_gradient(Cuda& cuda, const Sequences& sequences, HashShape shape,
                       rows_are_packed(o.dy) && rows_are_packed(o.dq) && rows_are_packed(o.dk);
   const int most_width = 8 * warp_lanes * (packed ? pack_items<T> : 1);
   require(o.q.width <= most_width,
-          "collision_gradient: heads must have at most {} columns, got {}; use "
-          "more heads",
-          most_width, o.q.width);
+          "collision_gradient: heads must have at most {} columns, got {}; use more heads", most_width,
+          o.q.width);
+  require(shape.hashes * o.q.tokens < std::int64_t{1} << 32,
+          "collision_gradient: tokens * hashes must lie below 2^32, got {} * {}; use smaller batches",
+          o.q.tokens, shape.hashes);
   using Memory = GradientMemory<T, Code>;
   const int group = heads_together(Memory::bytes_of_head(sequences, shape, o.q.width), o.q.heads);
   const Memory memory(cuda, sequences, shape, group, o.q.width);

@@ -1,5 +1,4 @@
-// Blocks of pairs and moments of one crowded bucket, worked off by one thread
-// block in shared memory.
+// Blocks of pairs and moments of one crowded bucket, worked off by one thread block in shared memory.
 #pragma once
 
 #include "kernels/cuda/collision_gradient.cuh"
@@ -29,16 +28,14 @@ struct SharedTiles {
   A gain[side * gain_stride];  ///< or a moment, [y column][x column] with `stride`
 };
 
-/// A thread's part of `side` rows by `chunk` columns on their way to shared
-/// memory.
+/// A thread's part of `side` rows by `chunk` columns on their way to shared memory.
 template <class T>
 struct TilePacks {
   using A = Accumulate<T>;
   static constexpr int items = pack_items<T>, row_packs = chunk / items, count = side * row_packs / threads;
   Pack<T, items> pack[count];
 
-  /// Columns from `first` on of the run's rows, whose sequence starts at
-  /// `begin`; zeros outside.
+  /// Columns from `first` on of the run's rows, whose sequence starts at `begin`; zeros outside.
   __device__ __forceinline__ void fetch(const Heads<const T>& rows, bool packed, std::int64_t begin, int head,
                                         const RowRun& run, int first) {
 #pragma unroll
@@ -120,8 +117,7 @@ struct CrowdedTask {
       if (first_column + v < p.out.width) atomicAdd(to + v, sum[v]);
   }
 
-  // ---- blocks of pairs: thread t owns rows 8 (t / 16) .. + 7 and columns t %
-  // 16 + 16 v of the gains
+  // ---- blocks of pairs: thread t owns rows 8 (t / 16) .. + 7 and columns t % 16 + 16 v of the gains
 
   __device__ void dots(const Heads<const T>& own_rows, const RowRun& own_run,
                        const Heads<const T>& partner_rows, const RowRun& partner_run, A (&sum)[8][4]) const {
@@ -183,8 +179,7 @@ struct CrowdedTask {
     }
   }
 
-  /// own_i[first + c] += sum over k < depth of left[i][k] right[k][c], four
-  /// rows by four columns a thread.
+  /// own_i[first + c] += sum over k < depth of left[i][k] right[k][c], four rows by four columns a thread.
   __device__ void multiply_add(const RowRun& own_run, int first, const A* left, int left_stride, int depth,
                                const A* right) const {
     const int row = static_cast<int>(threadIdx.x) / 8 * 4, column = static_cast<int>(threadIdx.x) % 8 * 4;
@@ -226,9 +221,8 @@ struct CrowdedTask {
     }
   }
 
-  /// Consecutive blocks of queries meet consecutive windows of the bucket's
-  /// keys, the first one from a random place: every pair is met with
-  /// probability window / keys, and the keys are met as evenly as possible.
+  /// Consecutive blocks of queries meet consecutive windows of the bucket's keys, the first one from a random
+  /// place: every pair is met with probability window / keys, and the keys are met as evenly as possible.
   __device__ void windows() const {
     const std::uint32_t queries = p.own_is_query ? bucket.own_count : bucket.partner_count;
     const std::uint32_t keys = p.own_is_query ? bucket.partner_count : bucket.own_count;
@@ -250,8 +244,7 @@ struct CrowdedTask {
     }
   }
 
-  // ---- moments: thread t owns y columns 4 (t % 8) .. + 3 and x columns 2 (t /
-  // 8), + 1
+  // ---- moments: thread t owns y columns 4 (t % 8) .. + 3 and x columns 2 (t / 8), + 1
 
   __device__ void build_moment(int first_x, int first_y) const {
     const int x = static_cast<int>(threadIdx.x) / 8 * 2, y = static_cast<int>(threadIdx.x) % 8 * 4;
@@ -269,8 +262,7 @@ struct CrowdedTask {
       y_packs.store(tiles.partner);
       __syncthreads();
       if (j + side < bucket.partner_count) fetch_rows(j + side);
-      A part[4][2] = {};  // short chains of additions keep the rounding error of
-                          // long buckets small
+      A part[4][2] = {};  // short chains of additions keep the rounding error of long buckets small
 #pragma unroll 4
       for (int row = 0; row < side; ++row) {
         const Pack<A, 2> a = load_pack<2>(tiles.own + row * stride + x);

@@ -4,53 +4,12 @@
 // sums are already operands of the products that sum over rows. Only the gradient of the hidden row crosses
 // warps, through shared memory, for dx. The sums of blocks are added by a second kernel, in order. 65,536 rows
 // of width 64, hidden 128: 5.4 GFLOP, 25 MB.
-#include "kernels/cuda/dealt_rows.cuh"
-#include "kernels/cuda/dropout.cuh"
 #include "kernels/cuda/feed_forward_fused.h"
+#include "kernels/cuda/feed_forward_tile.cuh"
 #include "kernels/cuda/gelu.cuh"
 
 namespace tern::kernels {
 namespace {
-
-constexpr int tile_rows = 64, chunk_rows = 16;
-
-/// Two tiles, one computed while the other arrives.
-template <int width>
-struct TileMemory {
-  bfloat16 x[tile_rows][width + matrix_padding];
-  bfloat16 dy[tile_rows][width + matrix_padding];
-  std::int64_t sample[tile_rows];
-  std::int32_t position[tile_rows];
-};
-template <int width, int hidden>
-struct BackwardMemory {
-  TileMemory<width> tile[2];
-  bfloat16 up[hidden][width + matrix_padding];  ///< columns dealt
-  bfloat16 gradient[hidden][tile_rows + matrix_padding];
-  std::uint16_t kept[hidden / 16][tile_rows];  ///< each warp's: bit c tells whether its hidden column c is kept
-  float down_bias[2 * hidden][2];              ///< each thread's sums of two columns of dy
-};
-
-template <int width>
-__device__ __forceinline__ void copy_tile(Rows<const bfloat16> x, const bfloat16* dy,
-                                          const DropoutDraw<float>& draw, std::int64_t first,
-                                          TileMemory<width>& tile) {
-  constexpr int packs = width / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < tile_rows * packs; i += static_cast<int>(blockDim.x)) {
-    const int r = i / packs, column = i % packs * 8;
-    const bool is_inside = first + r < x.rows;
-    const std::int64_t row = is_inside ? first + r : 0;
-    copy_ahead<16>(shared_address(&tile.x[r][column]), x.data + row * x.stride + column, is_inside);
-    copy_ahead<16>(shared_address(&tile.dy[r][column]), dy + row * width + column, is_inside);
-  }
-  if (draw.drops() && threadIdx.x < tile_rows) {
-    const int r = static_cast<int>(threadIdx.x);
-    const bool is_inside = first + r < x.rows;
-    const std::int64_t row = is_inside ? first + r : 0;
-    copy_ahead<8>(shared_address(&tile.sample[r]), draw.sample + row, is_inside);
-    copy_ahead<4>(shared_address(&tile.position[r]), draw.position + row, is_inside);
-  }
-}
 
 /// Sums and operands that a warp keeps: 16 hidden columns by `width`. The factor of kept entries is left to the
 /// end.
@@ -87,25 +46,6 @@ __device__ __forceinline__ void load_weights(const FeedForwardWeights<bfloat16>&
   for (int n = 0; n < width / 8; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) state.up_sum[n][i] = state.down_sum[n][i] = 0;
-}
-
-/// Draws a tile's dropout of this warp's 16 columns; a lane draws row l / 2, columns 8 (l % 2) .. of each
-/// chunk.
-__device__ __forceinline__ void draw_tile(const DropoutDraw<float>& draw, std::uint32_t step, int first_column,
-                                          std::uint16_t (&kept)[tile_rows]) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  std::uint32_t bits[tile_rows / chunk_rows];
-#pragma unroll
-  for (int c = 0; c < tile_rows / chunk_rows; ++c)
-    bits[c] = draw.kept(draw.row(chunk_rows * c + lane / 2, step),
-                        static_cast<std::uint32_t>(first_column + lane % 2 * 8))
-              << lane % 2 * 8;
-#pragma unroll
-  for (int c = 0; c < tile_rows / chunk_rows; ++c) {
-    bits[c] |= __shfl_xor_sync(0xFFFFFFFFu, bits[c], 1);
-    if (lane % 2 == 0) kept[chunk_rows * c + lane / 2] = static_cast<std::uint16_t>(bits[c]);
-  }
-  __syncwarp();
 }
 
 /// sums += the warp's slices of both weights times the chunk's rows, transposed: h of up and x, d of down and
@@ -177,61 +117,6 @@ __device__ __forceinline__ void add_chunk(int chunk, BackwardMemory<width, hidde
   }
 }
 
-/// A thread's share of the tile's sums of dy over rows.
-template <int width>
-__device__ __forceinline__ void add_bias_rows(TileMemory<width>& tile, float (&sum)[2]) {
-  constexpr int pairs = width / 2;
-  const int pair = static_cast<int>(threadIdx.x) % pairs, slices = static_cast<int>(blockDim.x) / pairs;
-#pragma unroll 8
-  for (int r = static_cast<int>(threadIdx.x) / pairs; r < tile_rows; r += slices) {
-    const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(&tile.dy[r][2 * pair]);
-    sum[0] += first_of(both);
-    sum[1] += second_of(both);
-  }
-}
-
-/// scale * dx of the tile: 16 rows by 32 columns a warp.
-template <int width, int hidden>
-__device__ __forceinline__ void write_dx(BackwardMemory<width, hidden>& memory, float scale, std::int64_t first,
-                                         std::int64_t rows, bfloat16* __restrict__ dx) {
-  constexpr int warps = hidden / 16, units = tile_rows / 16 * (width / dealt);
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
-            warp = static_cast<int>(threadIdx.x) / warp_lanes;
-  const int g = lane / 4, t = lane % 4;
-  for (int unit = warp; unit < units; unit += warps) {
-    const int row = unit % (tile_rows / 16) * 16, column = unit / (tile_rows / 16) * dealt;
-    float sum[4][4] = {};
-    const std::uint32_t a_row =
-        shared_address(&memory.gradient[lane % 8 + lane / 16 * 8][row + lane / 8 % 2 * 8]);
-    const std::uint32_t b_row = shared_address(&memory.up[lane % 16][column + lane / 16 * 8]);
-#pragma unroll
-    for (int k = 0; k < hidden; k += 16) {
-      std::uint32_t a[4], b[2][4];
-      load_matrices_transposed(a, a_row + 2 * k * (tile_rows + matrix_padding));
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        load_matrices_transposed(b[i], b_row + 2 * (k * (width + matrix_padding) + 16 * i));
-#pragma unroll
-      for (int j = 0; j < 4; ++j) add_product(sum[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t r = first + row + g + 8 * half;
-      const uint4 columns = {
-          pack_pair(sum[0][2 * half], sum[0][2 * half + 1]), pack_pair(sum[1][2 * half], sum[1][2 * half + 1]),
-          pack_pair(sum[2][2 * half], sum[2][2 * half + 1]), pack_pair(sum[3][2 * half], sum[3][2 * half + 1])};
-      if (r < rows) *(reinterpret_cast<uint4*>(dx + r * width + column) + t) = columns;
-    }
-  }
-}
-
-/// What a block leaves of the gradients, one after another: up, up_bias, down, down_bias.
-template <int width, int hidden>
-struct PartialLayout {
-  static constexpr int up_bias = hidden * width, down = up_bias + hidden, down_bias = down + width * hidden,
-                       count = down_bias + width;
-};
-
 template <int width, int hidden>
 __device__ __forceinline__ void write_sums(const WarpState<width>& state, float scale,
                                            float (&down_bias)[2 * hidden][2], float* partial) {
@@ -262,8 +147,8 @@ __device__ __forceinline__ void write_sums(const WarpState<width>& state, float 
   partial[Layout::down_bias + thread] = sum;
 }
 
-template <int width, int hidden, int blocks>
-__global__ void __launch_bounds__(2 * hidden, blocks)
+template <int width, int hidden>
+__global__ void __launch_bounds__(2 * hidden, 1)
     backward_kernel(Rows<const bfloat16> x, FeedForwardWeights<bfloat16> weights, const DropoutDraw<float> draw,
                     const bfloat16* __restrict__ dy, bfloat16* __restrict__ dx, float* partial) {
   extern __shared__ uint4 bytes[];
@@ -304,46 +189,16 @@ __global__ void __launch_bounds__(2 * hidden, blocks)
                             partial + std::int64_t{blockIdx.x} * PartialLayout<width, hidden>::count);
 }
 
-constexpr int sum_slices = 32;
-
-/// gradients += the sums of all blocks' parts: slice y of the threads adds parts y, y + sum_slices, ..., then
-/// the first slice adds the slices' results in order.
 template <int width, int hidden>
-__global__ void __launch_bounds__(warp_lanes* sum_slices)
-    sum_gradients(const float* __restrict__ partial, int parts, FeedForwardGradients<bfloat16> gradients) {
-  using Layout = PartialLayout<width, hidden>;
-  __shared__ float sums[sum_slices][warp_lanes];
-  const int lane = static_cast<int>(threadIdx.x), slice = static_cast<int>(threadIdx.y);
-  const int column = static_cast<int>(blockIdx.x) * warp_lanes + lane;
-  float total = 0;
-#pragma unroll 5
-  for (int p = slice; p < parts; p += sum_slices) total += partial[std::int64_t{p} * Layout::count + column];
-  sums[slice][lane] = total;
-  __syncthreads();
-  if (slice != 0) return;
-  total = 0;
-#pragma unroll
-  for (int s = 0; s < sum_slices; ++s) total += sums[s][lane];
-  if (column < Layout::up_bias)
-    gradients.up[column] += total;
-  else if (column < Layout::down)
-    gradients.up_bias[column - Layout::up_bias] += total;
-  else if (column < Layout::down_bias)
-    gradients.down[column - Layout::down] += total;
-  else
-    gradients.down_bias[column - Layout::down_bias] += total;
-}
-
-template <int width, int hidden, int blocks>
 void launch_backward(Cuda& cuda, Rows<const bfloat16> x, const FeedForwardWeights<bfloat16>& weights,
                      const DropoutMask& mask, const bfloat16* dy, bfloat16* dx,
                      const FeedForwardGradients<bfloat16>& gradients) {
   constexpr std::size_t bytes = sizeof(BackwardMemory<width, hidden>);
-  const auto kernel = backward_kernel<width, hidden, blocks>;
+  const auto kernel = backward_kernel<width, hidden>;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
              "feed_forward");
   const std::int64_t tiles = (x.rows + tile_rows - 1) / tile_rows;
-  const std::int64_t parts = std::min<std::int64_t>(tiles, std::int64_t{blocks} * cuda.multiprocessors);
+  const std::int64_t parts = std::min<std::int64_t>(tiles, cuda.multiprocessors);
   using Layout = PartialLayout<width, hidden>;
   static_assert(Layout::count % warp_lanes == 0);
   const Scratch<float> partial(cuda, parts * Layout::count);
@@ -362,7 +217,7 @@ void fused_feed_forward_backward(Cuda& cuda, Rows<const bfloat16> x,
                                  const bfloat16* dy, bfloat16* dx,
                                  const FeedForwardGradients<bfloat16>& gradients) {
   if (x.rows == 0) return;
-  launch_backward<64, 128, 1>(cuda, x, weights, mask, dy, dx, gradients);
+  launch_backward<64, 128>(cuda, x, weights, mask, dy, dx, gradients);
 }
 
 }  // namespace tern::kernels

@@ -1,7 +1,7 @@
 // Gradients of small tables as products on tensor cores: table += one_hot(id)^T dy, so that the cost does not
 // depend on how often an id occurs. bfloat16, float32 sums, sm_80 and later. Deterministic: a block adds its
 // tokens in order, then the blocks' tables are added in order. A dy that is not finite reaches all rows.
-// Cost: one read of dy for each 512 rows of the table, 2 * rows * tokens * width operations, and the tables.
+// Cost: one read of dy for each 256 rows of the table, 2 * rows * tokens * width operations, and the tables.
 #pragma once
 
 #include "kernels/cuda/dropout.cuh"
@@ -15,7 +15,7 @@ namespace {
 constexpr int hot_columns = 64;  ///< of a block
 constexpr int hot_tokens = 128;  ///< that lie in shared memory at a time
 constexpr int hot_warps = 16, hot_threads = hot_warps * warp_lanes;
-constexpr int hot_ids = 32;  ///< rows of the table of one warp
+constexpr int hot_ids = 16;  ///< rows of the table of one warp
 constexpr int hot_block_ids = hot_ids * hot_warps;
 constexpr int hot_pitch = hot_columns + 8;  ///< of a token in shared memory: no bank conflicts in ldmatrix
 constexpr int hot_runs = hot_columns / lane_columns;
@@ -28,10 +28,10 @@ struct HotTile {
 /// Half of the warps hands its sums to the other half here, after the last tile.
 union HotMemory {
   HotTile tile[2];
-  float4 sums[hot_warps / 2][hot_runs][warp_lanes];  ///< of one 16 x 64 product at a time
+  float4 sums[hot_warps / 2][hot_runs][warp_lanes];
 };
 
-/// What a thread has on its way from memory: rows threadIdx / 8 + 32 i of a tile.
+/// What a thread has on its way from memory: rows threadIdx / 8 + 64 i of a tile.
 struct HotLoads {
   Eight<bfloat16> dy[hot_loads];
   DropoutRow coordinates[hot_loads];
@@ -43,7 +43,7 @@ struct HotArguments {
   DropoutDraw<float> draw;
   const std::int32_t* id;
   std::int64_t rows, chunk;  ///< tokens of a block
-  int id_warps;              ///< 2, 4, 8 or 16: 32 rows of the table each; the other warps take other tokens
+  int id_warps;              ///< 2, 4, 8 or 16: 16 rows of the table each; the other warps take other tokens
   float* partial;
 };
 
@@ -90,30 +90,20 @@ __device__ __forceinline__ std::uint32_t hot_pair(int2 id, int row) {
   return (id.x == row ? 0x3F80u : 0u) | (id.y == row ? 0x3F800000u : 0u);
 }
 
-/// sums += one-hot products of 16 tokens with this warp's 32 rows, the first of which is `row`.
-__device__ __forceinline__ void add_hot(const HotTile& tile, int first, int row,
-                                        float (&sums)[2][hot_runs][4]) {
+/// sums += one-hot products of 16 tokens with this warp's 16 rows, the first of which is `row`.
+__device__ __forceinline__ void add_hot(const HotTile& tile, int first, int row, float (&sums)[hot_runs][4]) {
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes, group = lane / 4, pair = lane % 4 * 2;
   const int2 near = *reinterpret_cast<const int2*>(&tile.id[first + pair]),
              far = *reinterpret_cast<const int2*>(&tile.id[first + pair + 8]);
-  std::uint32_t a[2][4];
+  std::uint32_t b[hot_runs / 2][4];
 #pragma unroll
-  for (int m = 0; m < 2; ++m) {
-    const int own = row + m * 16 + group;
-    a[m][0] = hot_pair(near, own);
-    a[m][1] = hot_pair(near, own + 8);
-    a[m][2] = hot_pair(far, own);
-    a[m][3] = hot_pair(far, own + 8);
-  }
+  for (int n = 0; n < hot_runs / 2; ++n) load_operands(tile, first, n * 2 * lane_columns, b[n]);
+  const std::uint32_t a[4] = {hot_pair(near, row + group), hot_pair(near, row + group + 8),
+                              hot_pair(far, row + group), hot_pair(far, row + group + 8)};
 #pragma unroll
-  for (int n = 0; n < hot_runs; n += 2) {
-    std::uint32_t b[4];
-    load_operands(tile, first, n * lane_columns, b);
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      add_product(sums[m][n], a[m], b[0], b[1]);
-      add_product(sums[m][n + 1], a[m], b[2], b[3]);
-    }
+  for (int n = 0; n < hot_runs / 2; ++n) {
+    add_product(sums[2 * n], a, b[n][0], b[n][1]);
+    add_product(sums[2 * n + 1], a, b[n][2], b[n][3]);
   }
 }
 
@@ -160,18 +150,19 @@ __device__ __forceinline__ void store_sums(const HotArguments& a, std::int64_t f
   }
 }
 
-/// Block (x, y, z): chunk x of the tokens, columns 64 y .. 64 y + 63, rows 512 z .. 512 z + 511 of the table,
+/// Block (x, y, z): chunk x of the tokens, columns 64 y .. 64 y + 63, rows 256 z .. 256 z + 255 of the table,
 /// into partial[x].
 __global__ void __launch_bounds__(hot_threads) one_hot_sums(HotArguments a) {
   __shared__ __align__(16) HotMemory memory;
   const int warp = static_cast<int>(threadIdx.x) / warp_lanes;
   const int token_warps = hot_warps / a.id_warps, row = warp % a.id_warps * hot_ids, turn = warp / a.id_warps;
   const std::int64_t first_column = std::int64_t{blockIdx.y} * hot_columns,
-                     own = first_column + threadIdx.x % hot_runs * lane_columns,
-                     column = own < a.dy.width ? own : 0,  // columns beyond are not stored
-      start = blockIdx.x * a.chunk, end = start + a.chunk < a.dy.rows ? start + a.chunk : a.dy.rows;
+                     own = first_column + threadIdx.x % hot_runs * lane_columns;
+  const std::int64_t column = own < a.dy.width ? own : 0;  // columns beyond are not stored
+  const std::int64_t start = blockIdx.x * a.chunk,
+                     end = start + a.chunk < a.dy.rows ? start + a.chunk : a.dy.rows;
   const std::uint32_t step = a.draw.step();
-  float sums[2][hot_runs][4] = {};
+  float sums[hot_runs][4] = {};
   HotLoads loads = load_hot(a, start, end, column, step);
   int slot = 0;
   for (std::int64_t first = start; first < end; first += hot_tokens, slot ^= 1) {
@@ -181,12 +172,8 @@ __global__ void __launch_bounds__(hot_threads) one_hot_sums(HotArguments a) {
     if (first + hot_tokens < end) loads = load_hot(a, first + hot_tokens, end, column, step);
     for (int k = turn * 16; k < hot_tokens; k += token_warps * 16) add_hot(tile, k, row, sums);
   }
-#pragma unroll
-  for (int m = 0; m < 2; ++m) {
-    join_warps(memory, warp, a.id_warps, sums[m]);
-    if (turn == 0)
-      store_sums(a, std::int64_t{blockIdx.z} * hot_block_ids + row + m * 16, first_column, sums[m]);
-  }
+  join_warps(memory, warp, a.id_warps, sums);
+  if (turn == 0) store_sums(a, std::int64_t{blockIdx.z} * hot_block_ids + row, first_column, sums);
 }
 
 /// Tables above are cheaper by sorting.
