@@ -1,7 +1,7 @@
 // Locality-sensitive hashing for sampled Bernoulli attention (YOSO; Zeng et al. 2021, arXiv 2111.09714): codes
 // of rows, sums over colliding rows, gradients over colliding pairs. All kernels work on ragged batches; tokens
 // of different sequences or heads never meet. Results do not depend on the number of threads.
-// Rows outside all sequences get zeros.
+// Rows outside all sequences, which only CUDA meets, get zeros.
 #pragma once
 
 #include <cstdint>

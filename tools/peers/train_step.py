@@ -200,7 +200,8 @@ def main():
         line["allocator"] = options.allocator
         line.update(device=options.device, vocabulary=options.vocabulary, pair=options.pair)
         if options.device == "cuda":
-            line["peak_MiB"] = torch.cuda.max_memory_allocated() // 2**20
+            # what the graphs' private pools hold is reserved, not allocated
+            line["reserved_MiB"] = torch.cuda.max_memory_reserved() // 2**20
             line["device"] = torch.cuda.get_device_name()
         else:
             line["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

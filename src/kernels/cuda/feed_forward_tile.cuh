@@ -108,9 +108,10 @@ __device__ __forceinline__ void write_dx(BackwardMemory<width, hidden>& memory, 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::int64_t r = first + row + g + 8 * half;
-      const uint4 columns = {
-          pack_pair(sum[0][2 * half], sum[0][2 * half + 1]), pack_pair(sum[1][2 * half], sum[1][2 * half + 1]),
-          pack_pair(sum[2][2 * half], sum[2][2 * half + 1]), pack_pair(sum[3][2 * half], sum[3][2 * half + 1])};
+      const auto scaled = [&](int j) {
+        return pack_pair(scale * sum[j][2 * half], scale * sum[j][2 * half + 1]);
+      };
+      const uint4 columns = {scaled(0), scaled(1), scaled(2), scaled(3)};
       if (r < rows) *(reinterpret_cast<uint4*>(dx + r * width + column) + t) = columns;
     }
   }
