@@ -109,7 +109,9 @@ Cuda& cuda_context(int index) {
 }
 
 void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw_error(ExitCode::failed, "cuda: {}: {}", what, cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // whoever handles the error launches again
+  throw_error(ExitCode::failed, "cuda: {}: {}", what, cudaGetErrorString(status));
 }
 void check_blas(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)

@@ -36,16 +36,19 @@ struct Accounts {
   std::unordered_map<std::string, int> index{{"", 0}};
   std::map<std::size_t, std::vector<std::byte*>> kept;
   std::int64_t kept_bytes = 0;
-  std::int64_t largest_live = 0;
+  std::int64_t host_live = 0, host_largest = 0;
 
   void charge(int owner, std::int64_t bytes) {
     total.live_bytes += bytes;
     total.peak_bytes = std::max(total.peak_bytes, total.live_bytes);
-    largest_live = std::max(largest_live, total.live_bytes);
     total.live_tensors += bytes > 0 ? 1 : -1;
     MemoryOwner& account = owners[static_cast<std::size_t>(owner)];
     account.live_bytes += bytes;
     account.peak_bytes = std::max(account.peak_bytes, account.live_bytes);
+  }
+  void charge_host(std::int64_t bytes) {
+    host_live += bytes;
+    host_largest = std::max(host_largest, host_live);
   }
   std::byte* take_kept(std::size_t bytes) {
     const auto found = kept.find(bytes);
@@ -79,7 +82,7 @@ std::int64_t physical_memory() {
 
 /// Null when memory runs out.
 std::byte* take_host_block(Accounts& books, std::size_t bytes) {
-  if (static_cast<std::int64_t>(bytes) > physical_memory() - books.total.live_bytes) return nullptr;
+  if (static_cast<std::int64_t>(bytes) > physical_memory() - books.host_live) return nullptr;
   if (std::byte* block = books.take_kept(bytes)) return block;
   if (void* block = std::aligned_alloc(alignment, bytes)) return static_cast<std::byte*>(block);
   books.release_kept();
@@ -112,6 +115,7 @@ Storage::Storage(std::size_t bytes, Device device)
       "training.accumulate",
       device, bytes_ >> 20, books.total.live_bytes >> 20, describe_owners(books.owners));
   books.charge(owner_, static_cast<std::int64_t>(bytes_));
+  if (device.type == DeviceType::cpu) books.charge_host(static_cast<std::int64_t>(bytes_));
 }
 
 Storage::~Storage() {
@@ -124,7 +128,8 @@ Storage::~Storage() {
       return;
     }
   }
-  if (books.kept_bytes + static_cast<std::int64_t>(bytes_) > books.largest_live) books.release_kept();
+  books.charge_host(-static_cast<std::int64_t>(bytes_));
+  if (books.kept_bytes + static_cast<std::int64_t>(bytes_) > books.host_largest) books.release_kept();
   books.kept[bytes_].push_back(address_);
   books.kept_bytes += static_cast<std::int64_t>(bytes_);
 }

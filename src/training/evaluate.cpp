@@ -36,18 +36,23 @@ Totals read(const Tensor& memory) {
 TestScore evaluate(Experiment& experiment, const std::filesystem::path& records, std::int64_t limit) {
   const NoGradientScope no_gradient;
   const auto file = std::make_shared<const data::RecordFile>(records);
-  const data::LoaderOptions options = evaluation_loader_options(experiment);
+  const TrainingConfig& training = experiment.config.training;
+  data::LoaderOptions options = evaluation_loader_options(experiment);
+  options.batch_size /= training.accumulate;  // what training finds memory for
   data::EvalLoader loader(file, options);
   BatchFeed feed(
       experiment.device(), [&loader] { return loader.next(); },
       largest_batch_bytes(experiment, std::min(options.batch_size, file->count())));
   const Tensor memory = zeros({sizeof(Totals)}, DType::uint8, experiment.device());
   auto* totals = reinterpret_cast<Totals*>(memory.address());
-  for (std::int64_t done = 0; limit == 0 || done < limit; ++done) {
+  const std::int64_t in_whole_batches = file->count() / training.batch_size * training.batch_size;
+  const std::int64_t wanted = limit == 0 ? file->count() : limit * training.batch_size;
+  for (std::int64_t done = 0; done < wanted;) {
     const std::optional<FedBatch> batch = feed.next();
     if (!batch || stop_requested()) break;
     const auto& [tokens, layout, labels] = batch->tensors;
-    const bool is_whole = batch->records == options.batch_size;
+    done += batch->records;
+    const bool is_whole = done <= in_whole_batches;
     cross_entropy(experiment.model(tokens, layout, false), labels, is_whole ? &totals->whole : &totals->rest);
     feed.prefetch();
   }

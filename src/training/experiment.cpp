@@ -33,8 +33,12 @@ ExperimentConfig resolved_run(ExperimentConfig config) {
 Device prepared_device(const RunConfig& config) {
   const Device device = device_of(config);
   if (device.type == DeviceType::cuda) {
+    if (cuda_devices() == 0)
+      throw_error(ExitCode::failed,
+                  "run.device: no GPU can be used: {}; set run.device=cpu and run.precision=auto",
+                  cuda_description());
     set_cuda_options({config.deterministic, config.precision == RunPrecision::tf32});
-    synchronize(device);  // throws where no GPU can be used
+    synchronize(device);  // throws where this program cannot use it
   }
   return device;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/cuda_graph.h"
 #include "core/accumulate.h"
 #include "tern/memory.h"
 #include "tern/ops.h"
@@ -22,7 +23,8 @@ double room_for_step(Device device, std::int64_t live) {
   if (device.type == DeviceType::cpu)
     return static_cast<double>(std::max<std::int64_t>(memory_statistics().peak_bytes - live, 0));
   const DeviceMemory memory = device_memory(device.index);
-  return 0.9 * static_cast<double>(memory.total_bytes) - static_cast<double>(memory.live_bytes);
+  const auto arena = static_cast<std::int64_t>(graph_arena_bytes(device.index));
+  return 0.9 * static_cast<double>(memory.total_bytes) - static_cast<double>(memory.live_bytes - arena);
 }
 
 /// What to try after memory ran out with `live` bytes before a micro-batch of `tokens` tokens: the share of it

@@ -133,8 +133,10 @@ void Trainer::State::launch() {
 void Trainer::State::settle(std::size_t pending) {
   while (runner.pending() > pending)
     with_context([&] { return format_text("step {}", progress.step + 1); }, [&] { record(runner.take()); });
+  if (runner.pending() > 0) return;
+  synchronize(experiment.device());  // throws what kernels met
   // What comes between two updates draws from the number of updates done.
-  if (runner.pending() == 0) experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
+  experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
 }
 
 void Trainer::State::record(const StepOutcome& outcome) {

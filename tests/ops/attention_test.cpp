@@ -158,5 +158,18 @@ TEST(Attention, mistakes_are_named) {
                "bernoulli_expectation: bits must lie in [1, 20], got 0"));
 }
 
+TEST(SoftmaxAttention, widths_beyond_the_kernels_are_refused_and_a_scale_of_0_averages) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  constexpr Device gpu{DeviceType::cuda, 0};
+  const Tensor wide = zeros({5, 1, 257}, DType::bfloat16, gpu);
+  const SequenceLayout layout = on(wide, layout_of({5}, 5));
+  EXPECT_TRUE(mentions(thrown_error([&] { softmax_attention(wide, wide, wide, layout, 1, {}); }),
+                       "heads must have at most 256 columns, got 257"));
+  const Tensor x = from_vector(std::vector<float>{1, 2, 3, 4, 5}, {5, 1, 1}, gpu);
+  const Tensor y = softmax_attention(cast(x, DType::bfloat16), cast(x, DType::bfloat16),
+                                     cast(x, DType::bfloat16), layout, 0, {});
+  EXPECT_EQ(y.to_vector<float>(), std::vector<float>(5, 3));
+}
+
 }  // namespace
 }  // namespace tern::test

@@ -29,11 +29,12 @@ Array feed_forward_reference(const Arrays& x, const Array& factors) {
 
 /// 64 and 128 are the widths of the Long Range Arena's models, which have kernels of their own on CUDA.
 TEST(FeedForward, block_with_and_without_dropout) {
+  std::vector<std::array<std::int64_t, 3>> sizes{{1, 1, 1}, {5, 3, 7}, {37, 16, 40}, {130, 64, 128}, {0, 3, 4}};
+  if (cuda_devices() > 0) sizes.push_back({8600, 64, 128});  // several tiles for each block of a large GPU
   std::vector<OpCase> cases;
-  for (const auto& [rows, width, hidden] :
-       std::vector<std::array<std::int64_t, 3>>{{1, 1, 1}, {5, 3, 7}, {37, 16, 40}, {130, 64, 128}, {0, 3, 4}})
+  for (const auto& [rows, width, hidden] : sizes)
     for (const double rate : {0.0, 0.3}) {
-      const SequenceLayout layout = layout_of({static_cast<int>(rows)}, 200);
+      const SequenceLayout layout = layout_of({static_cast<int>(rows)}, 10000);
       const DropoutOptions options{rate, test_stream(11)};
       const Array factors = dropout_factors({rows, hidden}, layout.token_rows(), options);
       const double spread = 1 / std::sqrt(static_cast<double>(width));

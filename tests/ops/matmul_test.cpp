@@ -155,10 +155,29 @@ TEST(Linear, bias_may_be_a_strided_view) {
 }
 
 TEST(Linear, relu_lets_a_nan_pass) {
-  const Tensor x = full({1, 1}, std::nan(""), DType::float32), weight = full({2, 1}, 1, DType::float32);
-  for (const float y : linear(x, weight, {}, ActivationKind::relu).to_vector<float>())
-    EXPECT_TRUE(std::isnan(y));
-  EXPECT_TRUE(std::isnan(relu(x).item()));
+  for (const Device device : test_devices()) {
+    const Tensor x = full({1, 1}, std::nan(""), DType::float32, device),
+                 weight = full({2, 1}, 1, DType::float32, device), bias = full({2}, 1, DType::float32, device);
+    for (const Tensor& added : {Tensor(), bias})
+      for (const float y : linear(x, weight, added, ActivationKind::relu).to_vector<float>())
+        EXPECT_TRUE(std::isnan(y)) << device;
+    EXPECT_TRUE(std::isnan(relu(x).item())) << device;
+  }
+}
+
+/// Many rows of narrow matrices have kernels of their own on CUDA.
+TEST(Linear, many_narrow_rows) {
+  std::vector<OpCase> cases;
+  for (const auto& [rows, inputs, outputs] :
+       std::vector<std::array<std::int64_t, 3>>{{2100, 64, 192}, {2100, 64, 64}, {2100, 128, 64}})
+    for (const ActivationKind kind : {ActivationKind::none, ActivationKind::gelu})
+      cases.push_back({.name = format_text("linear {} x {} to {}, activation {}", rows, inputs, outputs, kind),
+                       .inputs = linear_inputs({rows, inputs}, outputs, true, kind),
+                       .function = one_result([kind](auto x) { return linear(x[0], x[1], x[2], kind); }),
+                       .reference = one_array([kind](const Arrays& x) { return linear_reference(x, kind); }),
+                       .parameters = {2},
+                       .reduction_length = rows * inputs + outputs});
+  check(cases);
 }
 
 TEST(Linear, input_and_weight_may_be_one_tensor) {

@@ -188,8 +188,8 @@ class DropoutDraw {
   bool is_odd_;
 };
 
-/// 1 - arccos(s) / pi, with arccos |s| = sqrt(1 - |s|) P(|s|) to 7e-5 (Abramowitz and Stegun, 4.4.45) and the
-/// cosine clamped to +-(1 - 1e-6).
+/// 1 - arccos(s) / pi, with arccos |s| = sqrt(1 - |s|) P(|s|) to 1e-4 (Abramowitz and Stegun, 4.4.45, its
+/// constant term refitted) and the cosine clamped to +-(1 - 1e-6).
 __device__ __forceinline__ float agreement(float s) {
   const float size = fabsf(s);
   float root;

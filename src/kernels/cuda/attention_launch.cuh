@@ -26,9 +26,15 @@ bool has_packs(const Heads<T>& x) {
   return is_aligned(16, x.data) && x.token_stride % 8 == 0 && x.head_stride % 8 == 0;
 }
 
+constexpr int widest_head = 256;
+
 template <class Shape>
 AttentionArguments attention_arguments(const AttentionTask& task) {
   const auto& [q, k, v] = task.in;
+  require(q.width <= widest_head,
+          "attention in bfloat16: heads must have at most {} columns, got {}; use more heads or "
+          "run.precision=float32",
+          widest_head, q.width);
   return {task.sequences,
           q,
           k,

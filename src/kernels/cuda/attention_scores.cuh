@@ -29,6 +29,7 @@ inline ScoreRule score_rule(const SoftmaxOptions& options) {
   ScoreRule rule;
   rule.scale = static_cast<float>(options.scale);
   rule.exponent_scale = static_cast<float>(options.scale * 1.4426950408889634);
+  if (rule.exponent_scale == 0) rule.exponent_scale = 1e-30f;  // masks are infinite: 0 times infinity is NaN
   const std::uint32_t threshold = weight_dropout_threshold(options.dropout.rate);
   rule.keep_scale = 256.0f / static_cast<float>(256 - threshold);
   // byte >= threshold, by the top bit of (byte % 128) + addend and that of the byte: either of them if the

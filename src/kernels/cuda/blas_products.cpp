@@ -38,16 +38,10 @@ cublasLtEpilogue_t epilogue_of(ProductEpilogue epilogue) {
       return CUBLASLT_EPILOGUE_DEFAULT;
     case ProductEpilogue::bias:
       return CUBLASLT_EPILOGUE_BIAS;
-    case ProductEpilogue::relu:
-      return CUBLASLT_EPILOGUE_RELU;
-    case ProductEpilogue::relu_bias:
-      return CUBLASLT_EPILOGUE_RELU_BIAS;
   }
   throw_error(ExitCode::internal, "product: unknown epilogue");
 }
-bool has_bias(ProductEpilogue epilogue) {
-  return epilogue == ProductEpilogue::bias || epilogue == ProductEpilogue::relu_bias;
-}
+bool has_bias(ProductEpilogue epilogue) { return epilogue == ProductEpilogue::bias; }
 
 /// Owns one of the library's descriptions.
 template <class Handle, cublasStatus_t (*destroy)(Handle)>
@@ -122,15 +116,16 @@ void find_algorithm(Cuda& cuda, const PlanKey& key, Plan& plan) {
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.a);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.c);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.c);
-  if (key.deterministic)
-    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-        static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE |
-                                   CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
+  // Parts of a split sum are added in the type of sums, in order: never rounded to the data's type on the way.
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   const cublasStatus_t status =
       cublasLtMatmulAlgoGetHeuristic(cuda.blas, plan.operation.handle, plan.first.handle, plan.second.handle,
                                      plan.out.handle, plan.out.handle, preference.handle, 1, &result, &found);
+  const bool is_unsupported = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+  if (!is_unsupported) check_blas(status, "cublasLtMatmulAlgoGetHeuristic");
   plan.exists = status == CUBLAS_STATUS_SUCCESS && found > 0;
   plan.algorithm = result.algo;
 }

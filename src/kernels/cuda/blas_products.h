@@ -12,7 +12,7 @@
 namespace tern::kernels {
 
 enum class ProductType { float32, tf32, float64, bfloat16, bfloat16_to_float32 };
-enum class ProductEpilogue { none, bias, relu, relu_bias };
+enum class ProductEpilogue { none, bias };
 
 /// Row-major C = epilogue(op(A) op(B) + beta C); op(A) is m x k, op(B) k x n. No extent may be 0.
 struct ProductShape {

@@ -95,7 +95,8 @@ struct CrowdedTask {
     packs.fetch(rows, p.packed, range.begin, head, run, first);
   }
 
-  /// Adds four neighbouring columns to the sums, as far as they exist.
+  /// Adds four neighbouring columns to the sums, as far as they exist. With one hash a row has one bucket,
+  /// whose block adds in order: the same bits with either way.
   __device__ __forceinline__ void add(A* to, int first_column, const A (&sum)[4]) const {
     if (p.crowded.segments > 1) {
 #pragma unroll

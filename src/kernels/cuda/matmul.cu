@@ -134,11 +134,8 @@ void linear_forward(Cuda& cuda, Rows<const T> x, const T* weight, const Accumula
   if (x.width == 0) {
     scale<T>(cuda, x.rows * outputs, 0, sums);
   } else {
-    if (activation == Activation::relu)
-      shape.epilogue = bias != nullptr ? ProductEpilogue::relu_bias : ProductEpilogue::relu;
-    else if (activation == Activation::none && bias != nullptr)
+    if (activation == Activation::none && bias != nullptr) {  // the library's relu would hide a NaN
       shape.epilogue = ProductEpilogue::bias;
-    if (shape.epilogue != ProductEpilogue::none) {
       const BiasOf<T> rounded(cuda, bias, outputs);
       if (has_blas_product(cuda, shape, x.data, weight, sums, rounded.data()))
         return blas_product(cuda, shape, x.data, weight, 0, sums, rounded.data());

@@ -140,16 +140,18 @@ void launch_gradient(Cuda& cuda, Rows<const bfloat16> x, Rows<const bfloat16> dy
 
 bool has_narrow_weight_gradient(Rows<const bfloat16> x, std::int64_t outputs, const bfloat16* dy) {
   constexpr std::int64_t most_inputs = 128, most_outputs = 192, fewest_rows = 2048;
-  return x.rows >= fewest_rows && x.width <= most_inputs && outputs <= most_outputs && x.width % 8 == 0 &&
-         x.stride % 8 == 0 && outputs % 8 == 0 && is_aligned(16, x.data, dy);
+  return x.rows >= fewest_rows && x.width > 0 && x.width <= most_inputs && outputs <= most_outputs &&
+         x.width % 8 == 0 && x.stride % 8 == 0 && outputs % 8 == 0 && is_aligned(16, x.data, dy);
 }
 
 void narrow_weight_gradient(Cuda& cuda, Rows<const bfloat16> x, std::int64_t outputs, const bfloat16* dy,
                             float* dweight, float* dbias) {
   const Rows<const bfloat16> d{dy, x.rows, outputs, outputs};
+  constexpr std::size_t widest_bytes = stages * sizeof(GradientTile<3>);
+  const bool has_room = widest_bytes <= static_cast<std::size_t>(cuda.shared_memory);
   if (outputs <= 64)
     launch_gradient<1>(cuda, x, d, dweight, dbias, 2);
-  else if (outputs <= 128)
+  else if (outputs <= 128 || !has_room)
     launch_gradient<2>(cuda, x, d, dweight, dbias, 2);
   else
     launch_gradient<3>(cuda, x, d, dweight, dbias, 1);  // its partial sums cost more than a second block gains
