@@ -64,8 +64,8 @@ class Trainer {
   std::unique_ptr<State> state_;
 };
 
-/// Sets a flag that the loops look at, on SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at
-/// once.
+/// Sets a flag that the loops look at, on SIGINT, SIGTERM, SIGHUP and SIGUSR1; a second SIGINT ends the process
+/// at once.
 void install_signal_handlers();
 bool stop_requested();
 

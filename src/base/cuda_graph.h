@@ -19,12 +19,13 @@ class DeviceGraph {
   void launch();
 
  private:
-  DeviceGraph(int index, void* executable) : index_(index), executable_(executable) {}
+  DeviceGraph(int index, void* executable, int arena) : index_(index), executable_(executable), arena_(arena) {}
   int index_ = 0;
   void* executable_ = nullptr;
+  int arena_ = 0;  ///< which of the arenas, counted by resize_graph_arena(), it computes in
 };
 
-/// Makes the arena of device `index` `bytes` large. Graphs captured before must not be launched any more.
+/// Makes the arena of device `index` `bytes` large. Graphs captured before cannot be launched any more.
 void resize_graph_arena(int index, std::size_t bytes);
 std::size_t graph_arena_bytes(int index);
 

@@ -19,6 +19,7 @@ struct Pool {
   std::int64_t live = 0, peak = 0;
   std::byte* region = nullptr;
   std::unique_ptr<Arena> arena;
+  int arenas = 0;  ///< made so far
   bool is_capturing = false, is_exhausted = false;
   std::vector<std::byte*> waiting;  ///< released during a capture, which must not contain their release
 
@@ -198,6 +199,7 @@ void resize_graph_arena(int index, std::size_t bytes) {
   check_cuda(cudaStreamSynchronize(cuda.stream), "the device's work");
   Pool& memory = pool(index);
   const std::scoped_lock lock(memory.mutex);
+  ++memory.arenas;
   ensure(!memory.is_capturing && (!memory.arena || memory.arena->is_unused()), "graph arena: resized in use");
   if (memory.arena) {
     memory.charge(-static_cast<std::int64_t>(memory.arena->bytes()));
@@ -285,20 +287,22 @@ std::optional<DeviceGraph> DeviceGraph::capture(int index, const std::function<v
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   check_cuda(status, "cudaGraphInstantiate");
-  return DeviceGraph(index, executable);
+  return DeviceGraph(index, executable, memory.arenas);
 }
 
 DeviceGraph::~DeviceGraph() {
   if (executable_ != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable_));
 }
 DeviceGraph::DeviceGraph(DeviceGraph&& other) noexcept
-    : index_(other.index_), executable_(std::exchange(other.executable_, nullptr)) {}
+    : index_(other.index_), executable_(std::exchange(other.executable_, nullptr)), arena_(other.arena_) {}
 DeviceGraph& DeviceGraph::operator=(DeviceGraph&& other) noexcept {
   std::swap(index_, other.index_);
   std::swap(executable_, other.executable_);
+  std::swap(arena_, other.arena_);
   return *this;
 }
 void DeviceGraph::launch() {
+  ensure(arena_ == pool(index_).arenas, "graph: launched after its arena was resized");
   check_cuda(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), cuda_context(index_).stream),
              "cudaGraphLaunch");
 }

@@ -1,5 +1,7 @@
 #include "tern/experiment.h"
 
+#include "tern/logging.h"
+
 namespace tern {
 namespace {
 
@@ -35,7 +37,7 @@ Device prepared_device(const RunConfig& config) {
   if (device.type == DeviceType::cuda) {
     if (cuda_devices() == 0)
       throw_error(ExitCode::failed,
-                  "run.device: no GPU can be used: {}; set run.device=cpu and run.precision=auto",
+                  "run.device: cuda needs a GPU: {}; set run.device=cpu and run.precision=auto",
                   cuda_description());
     set_cuda_options({config.deterministic, config.precision == RunPrecision::tf32});
     synchronize(device);  // throws where this program cannot use it
@@ -46,8 +48,11 @@ Device prepared_device(const RunConfig& config) {
 }  // namespace
 
 RunConfig resolved(RunConfig config) {
-  if (config.device == RunDevice::automatic)
+  if (config.device == RunDevice::automatic) {
     config.device = cuda_devices() > 0 ? RunDevice::cuda : RunDevice::cpu;
+    const std::string gpu = cuda_description();
+    if (gpu.starts_with("no GPU")) logging::warning("device", "{}; the CPU is used", gpu);
+  }
   const bool is_cpu = config.device == RunDevice::cpu;
   if (is_cpu && !is_for_cpu(config.precision))
     throw_error(ExitCode::bad_config, "run.precision {}", cpu_precision_text);

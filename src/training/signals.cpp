@@ -21,6 +21,10 @@ void install_signal_handlers() {
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+  struct sigaction before {};
+  sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler != SIG_IGN)
+    sigaction(SIGHUP, &action, nullptr);  // nohup asks to go on without a terminal
 }
 
 bool stop_requested() { return stop_flag != 0; }

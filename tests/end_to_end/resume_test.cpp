@@ -79,7 +79,10 @@ TEST_P(ResumeTest, runs_stopped_by_a_signal_end_in_the_same_bits) {
   const fs::path whole = temporary / "whole", chopped = temporary / "chopped";
   run_to_end(config, whole);
   std::size_t rows = 5;
-  for (const int number : {SIGTERM, SIGINT, SIGUSR1}) {
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGHUP}) {
+    struct sigaction before {};
+    sigaction(SIGHUP, nullptr, &before);
+    if (number == SIGHUP && before.sa_handler == SIG_IGN) continue;  // under nohup it is to be ignored
     ChildRun child(config, chopped);
     ASSERT_TRUE(child.wait_until([&] { return row_count(chopped) >= rows; }));
     child.signal(number);

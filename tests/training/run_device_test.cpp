@@ -45,7 +45,8 @@ TEST(RunDevice, a_gpu_that_is_not_there_is_an_error) {
   const Error error =
       thrown_error([] { const Experiment experiment(tiny_config("nowhere", "none", {"run.device=cuda"})); });
   EXPECT_EQ(error.code(), ExitCode::failed);
-  EXPECT_TRUE(mentions(error, "cuda")) << error.what();
+  EXPECT_TRUE(mentions(error, "run.device: cuda needs a GPU")) << error.what();
+  EXPECT_TRUE(mentions(error, "set run.device=cpu")) << error.what();
 }
 
 class RunDeviceFolder : public testing::Test {
