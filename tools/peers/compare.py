@@ -13,11 +13,11 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from comparison import add_table_command, commit, output_of
+
 CONFIG = "configs/lra/listops.yaml"
 YOSO = ["--set", "model.attention.kind=yoso"]
 CASES = {
@@ -42,18 +42,8 @@ TITLES = {
 }
 
 
-def output_of(command, processors):
-    prefix = ["taskset", "-c", processors] if processors else []
-    print("+", " ".join(command), file=sys.stderr, flush=True)
-    done = subprocess.run(prefix + command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def commit():
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else os.environ.get("TERN_COMMIT", "unknown")
+def pinned(options):
+    return ["taskset", "-c", options.processors] if options.processors else []
 
 
 def run(options):
@@ -62,21 +52,21 @@ def run(options):
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     rows, memory, peers = {}, [], []
     for name, settings in CASES.items():
-        rows[name] = output_of(ours + settings, options.processors)[0]
+        rows[name] = output_of(ours + settings, pinned(options))[0]
     for name in REAL_LENGTH_CASES:
         real = output_of(
-            ours + CASES[name] + ["--records", options.records, "--repetitions", "20"], options.processors
+            ours + CASES[name] + ["--records", options.records, "--repetitions", "20"], pinned(options)
         )
         rows[name + ", real lengths"] = real[0]
     one = ["--set", "training.batch_size=1", "--set", f"task.padded_length={MEMORY_LENGTHS[-1]}"]
     for length in MEMORY_LENGTHS:
         sizes = ["--length", str(length), "--repetitions", "1", "--warm-up", "0"]
-        memory += output_of(ours + YOSO + one + sizes, options.processors)
+        memory += output_of(ours + YOSO + one + sizes, pinned(options))
     for mode in ("eager", "compile"):
         peers += output_of(
             [sys.executable, "tools/peers/train_step.py", "--threads", str(options.threads), "--modes", mode]
             + ["--dropout", "0.1", "--batch", "32", "--length", "2048", "--reps", "5"],
-            options.processors,
+            pinned(options),
         )
     processor = next(iter(rows.values()))["environment"]["processor"]
     result = {
@@ -126,20 +116,6 @@ def table_of(result):
     return "\n".join(lines)
 
 
-def table(options):
-    result = json.loads(Path(options.result).read_text())
-    page = Path(options.page).read_text()
-    begin, end = "<!-- train_step -->\n", "\n<!-- end -->"
-    head, rest = page.split(begin)
-    fresh = head + begin + table_of(result) + end + rest.split(end, 1)[1]
-    if not options.check:
-        Path(options.page).write_text(fresh)
-    elif fresh != page:
-        raise SystemExit(
-            f"{options.page}: its table is not what {options.result} says; run this without --check"
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -150,11 +126,7 @@ def main():
     timed.add_argument("--threads", type=int, default=2)
     timed.add_argument("--processors", default="")
     timed.set_defaults(work=run)
-    written = commands.add_parser("table")
-    written.add_argument("result")
-    written.add_argument("page")
-    written.add_argument("--check", action="store_true")
-    written.set_defaults(work=table)
+    add_table_command(commands, "train_step", table_of)
     options = parser.parse_args()
     options.work(options)
 

@@ -12,12 +12,11 @@ is named.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from comparison import add_table_command, commit, output_of
+
 CONFIG = "configs/lra/listops.yaml"
 # title: (batch, length, vocabulary, classes, pair)
 STEPS = {
@@ -38,21 +37,6 @@ ATTENTION = [
     (64, 8, 65536, 4096, 0.1),
     (128, 4, 65536, 4096, 0),
 ]
-
-
-def output_of(command):
-    print("+", " ".join(map(str, command)), file=sys.stderr, flush=True)
-    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stderr}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def commit():
-    if "TERN_COMMIT" in os.environ:  # a tree without its history
-        return os.environ["TERN_COMMIT"]
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else "unknown"
 
 
 def our_step(build, mechanism, shape, extra=("--repetitions", 50, "--warm-up", 10)):
@@ -178,20 +162,6 @@ def table_of(result):
     return "\n".join(lines)
 
 
-def table(options):
-    result = json.loads(Path(options.result).read_text())
-    page = Path(options.page).read_text()
-    begin, end = "<!-- gpu -->\n", "\n<!-- end -->"
-    head, rest = page.split(begin)
-    fresh = head + begin + table_of(result) + end + rest.split(end, 1)[1]
-    if not options.check:
-        Path(options.page).write_text(fresh)
-    elif fresh != page:
-        raise SystemExit(
-            f"{options.page}: its table is not what {options.result} says; run this without --check"
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -201,11 +171,7 @@ def main():
     timed.add_argument("--listops", default="", help="records of the real task")
     timed.add_argument("--imdb-lengths", default="", help="bytes of each review, one a line")
     timed.set_defaults(work=run)
-    written = commands.add_parser("table")
-    written.add_argument("result")
-    written.add_argument("page")
-    written.add_argument("--check", action="store_true")
-    written.set_defaults(work=table)
+    add_table_command(commands, "gpu", table_of)
     options = parser.parse_args()
     options.work(options)
 
