@@ -112,7 +112,7 @@ DeviceMemory device_memory(int index) {
   check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
   Pool& memory = pool(index);
   const std::scoped_lock lock(memory.mutex);
-  return {memory.live, memory.peak, static_cast<std::int64_t>(total), static_cast<std::int64_t>(free)};
+  return {memory.live, memory.peak, static_cast<std::int64_t>(total)};
 }
 
 void reset_device_memory_peak(int index) {

@@ -13,9 +13,9 @@ std::byte* take_device_memory(int index, std::size_t bytes);
 void release_device_memory(int index, std::byte* block, std::size_t bytes);
 
 struct DeviceMemory {
-  std::int64_t live_bytes = 0;                   ///< blocks that are taken now, the arena as a whole
-  std::int64_t peak_bytes = 0;                   ///< most since reset_device_memory_peak()
-  std::int64_t total_bytes = 0, free_bytes = 0;  ///< of the device, all processes counted
+  std::int64_t live_bytes = 0;   ///< blocks that are taken now, the arena as a whole
+  std::int64_t peak_bytes = 0;   ///< most since reset_device_memory_peak()
+  std::int64_t total_bytes = 0;  ///< of the device
 };
 DeviceMemory device_memory(int index);
 void reset_device_memory_peak(int index);

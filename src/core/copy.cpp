@@ -7,30 +7,11 @@
 #include "core/accumulate.h"
 #include "core/cuda_copy.h"
 #include "core/dispatch.h"
+#include "core/number_types.h"
 #include "tern/tensor.h"
 
 namespace tern {
 namespace {
-
-template <class Body>
-void with_type(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::float32:
-      return body(float{});
-    case DType::float64:
-      return body(double{});
-    case DType::bfloat16:
-      return body(bfloat16{});
-    case DType::uint8:
-      return body(std::uint8_t{});
-    case DType::uint16:
-      return body(std::uint16_t{});
-    case DType::int32:
-      return body(std::int32_t{});
-    case DType::int64:
-      return body(std::int64_t{});
-  }
-}
 
 template <class Target, class Source>
 Target convert(Source value) {

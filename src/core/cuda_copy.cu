@@ -6,6 +6,7 @@
 
 #include "base/cuda.h"
 #include "core/cuda_copy.h"
+#include "core/number_types.h"
 
 namespace tern {
 namespace {
@@ -173,27 +174,6 @@ struct MoveNumbers {
     *to = y;
   }
 };
-
-/// Calls body(number of the C++ type of `dtype`).
-template <class Body>
-__host__ __device__ void with_type(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::float32:
-      return body(float{});
-    case DType::float64:
-      return body(double{});
-    case DType::bfloat16:
-      return body(bfloat16{});
-    case DType::uint8:
-      return body(std::uint8_t{});
-    case DType::uint16:
-      return body(std::uint16_t{});
-    case DType::int32:
-      return body(std::int32_t{});
-    case DType::int64:
-      return body(std::int64_t{});
-  }
-}
 
 /// Any number types; the source's is looked up at run time, so that there is one instance for each target.
 template <class Target>

@@ -1,4 +1,5 @@
-// Row lookup, its transpose, and sums over sequences; deterministic.
+// Row lookup, its transpose, and sums over sequences; deterministic. What the transposes add to a row is added
+// in order of r on the CPU, in another fixed order on CUDA.
 #pragma once
 
 #include "kernels/dropout.h"
@@ -24,7 +25,7 @@ std::int64_t embedding_forward(Cpu<isa>&, const EmbeddingTables<T>& tables, std:
 template <class T>
 std::int64_t embedding_forward(Cuda&, const EmbeddingTables<Accumulate<T>>& tables, std::int64_t count,
                                const DropoutMask& mask, T* y);
-/// table[id[r], :] += dropout(dy[r, :]), in order of r for each row of the table, which has `rows` rows.
+/// table[id[r], :] += dropout(dy[r, :]); the table has `rows` rows.
 template <class T, Isa isa>
 void scatter_add_rows(Cpu<isa>&, Rows<const T> dy, const DropoutMask& mask, const std::int32_t* id,
                       std::int64_t rows, T* table);

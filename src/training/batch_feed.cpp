@@ -7,9 +7,9 @@ namespace {
 
 constexpr std::size_t slot_count = 2;
 
-FedBatch facts_of(data::Batch&& batch) {
+FedBatch facts_of(data::Batch&& batch, const BatchShape& shape) {
   FedBatch fed;
-  fed.shape = shape_of(batch);
+  fed.shape = shape;
   fed.records = batch.records;
   fed.tokens = static_cast<std::int64_t>(batch.tokens.size());
   fed.samples = std::move(batch.sample);
@@ -48,7 +48,7 @@ std::optional<FedBatch> BatchFeed::send() {
   ensure(bytes <= largest_bytes_, "batch feed: a batch of {} bytes for a block of {}", bytes, largest_bytes_);
   pack(*batch, shape, slot.host.data());
   copy_ahead(device_.index, slot.host.data(), slot.staged->address(), bytes);
-  return facts_of(std::move(*batch));
+  return facts_of(std::move(*batch), shape);
 }
 
 void BatchFeed::receive(const FedBatch& batch) {
@@ -64,8 +64,9 @@ std::optional<FedBatch> BatchFeed::next() {
   if (device_.type == DeviceType::cpu) {
     std::optional<data::Batch> batch = source_();
     if (!batch) return {};
+    const BatchShape shape = shape_of(*batch);
     DeviceBatch tensors = host_batch(*batch);
-    FedBatch fed = facts_of(std::move(*batch));
+    FedBatch fed = facts_of(std::move(*batch), shape);
     fed.tensors = std::move(tensors);
     return fed;
   }

@@ -42,7 +42,7 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, count>& pack) {
 /// Elements of T in 16 bytes.
 template <class T>
 constexpr int pack_items = 16 / static_cast<int>(sizeof(T));
-/// Whether packs of `items` elements may be used on all these pointers and this width.
+/// Whether all pointers are multiples of `bytes`.
 template <class... Pointers>
 bool is_aligned(std::size_t bytes, Pointers... pointers) {
   return ((reinterpret_cast<std::uintptr_t>(pointers) % bytes == 0) && ...);

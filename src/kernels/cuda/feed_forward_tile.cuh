@@ -11,7 +11,6 @@ namespace {
 
 constexpr int tile_rows = 64, chunk_rows = 16;
 
-/// Two tiles, one computed while the other arrives.
 template <int width>
 struct TileMemory {
   bfloat16 x[tile_rows][width + matrix_padding];
@@ -21,7 +20,7 @@ struct TileMemory {
 };
 template <int width, int hidden>
 struct BackwardMemory {
-  TileMemory<width> tile[2];
+  TileMemory<width> tile[2];                    ///< one is computed while the other arrives
   bfloat16 up[hidden][width + matrix_padding];  ///< columns dealt
   bfloat16 gradient[hidden][tile_rows + matrix_padding];
   std::uint16_t kept[hidden / 16][tile_rows];  ///< each warp's: bit c tells whether its hidden column c is kept

@@ -1,7 +1,8 @@
 // Gradients of small tables as products on tensor cores: table += one_hot(id)^T dy, so that the cost does not
-// depend on how often an id occurs. bfloat16, float32 sums, sm_80 and later. Deterministic: a block adds its
-// tokens in order, then the blocks' tables are added in order. A dy that is not finite reaches all rows.
-// Cost: one read of dy for each 256 rows of the table, 2 * rows * tokens * width operations, and the tables.
+// depend on how often an id occurs. bfloat16, float32 sums, sm_80 and later. Deterministic: tokens go
+// to warps and blocks in a fixed way, whose tables are added in order. A dy that is not finite reaches all
+// rows. Cost: one read of dy for each 256 rows of the table, 2 * rows * tokens * width operations, and the
+// tables.
 #pragma once
 
 #include "kernels/cuda/dropout.cuh"

@@ -1,6 +1,7 @@
-// Table gradients through a sort by id, for tables of any size. Deterministic: the sort is stable, and a row of
-// the table is written by one thread for each column, which adds in order of tokens inside pieces and in order
-// of pieces. Cost: the sort (four passes over 8 bytes a token), one read of dy in rows, and the touched rows.
+// Table gradients through a sort by id, for tables of any size. Deterministic: the sort is stable, and an
+// entry of the table is written by one thread, which adds in order of tokens inside pieces and in order of
+// pieces. Cost: the sort (8 bytes a token in each pass, a pass for each 8 bits of the ids), one read of dy in
+// rows, and the touched rows.
 #pragma once
 
 #include <bit>

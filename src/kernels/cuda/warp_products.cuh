@@ -2,9 +2,11 @@
 // float32 sums (PTX ISA, "Matrix fragments for mma.m16n8k16"), and what brings fragments to registers.
 //
 // With g = lane / 4 and t = lane % 4 a lane holds
-//   a[0] (g, 2t), a[1] (g + 8, 2t), a[2] (g, 2t + 8), a[3] (g + 8, 2t + 8)    rows x depth, pairs along depth
-//   b[0] (2t, g), b[1] (2t + 8, g)                                            depth x columns, pairs along
-//   depth sum[0], sum[1] (g, 2t), sum[2], sum[3] (g + 8, 2t)                        rows x columns
+//   a[0] (g, 2t), a[1] (g + 8, 2t), a[2] (g, 2t + 8), a[3] (g + 8, 2t + 8): rows x depth, pairs along depth
+//
+//   b[0] (2t, g), b[1] (2t + 8, g): depth x columns, pairs along depth
+//
+//   sum[0], sum[1] (g, 2t), sum[2], sum[3] (g + 8, 2t): rows x columns
 #pragma once
 
 #include "kernels/cuda/block.cuh"

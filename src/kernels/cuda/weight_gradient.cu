@@ -1,6 +1,6 @@
-// Deterministic. A block owns up to 192 x 64 entries of the gradient and every parts-th tile of 64 rows; it
-// keeps its sums in registers, and add_partial_sums() adds those of all blocks. Reads dy and x once where
-// outputs <= 192 and inputs <= 64: 65,536 rows, 64 -> 192: 33.5 MB.
+// Deterministic. A block owns up to 192 x 64 entries of the gradient (128 x 64 where shared memory holds no
+// more) and every parts-th tile of 64 rows; it keeps its sums in registers, and add_partial_sums() adds those
+// of all blocks. Reads dy and x once where outputs <= 192 and inputs <= 64: 65,536 rows, 64 -> 192: 33.5 MB.
 #include "kernels/cuda/partial_sums.h"
 #include "kernels/cuda/warp_products.cuh"
 #include "kernels/cuda/weight_gradient.h"
