@@ -43,7 +43,7 @@ NormGradients norm_backward(const SavedNorm& saved, const Tensor& dy, const Tens
       has_branch ? mask_of(branch->rows, branch->options) : kernels::DropoutMask{};
   const auto sums = [&](int index) {
     const Tensor wanted = gradient_sums(sink, index);
-    return wanted.defined() ? wanted : empty_sums(saved.weight.shape(), dy);
+    return wanted.defined() ? wanted : zero_sums(saved.weight.shape(), dy);
   };
   const Tensor dweight = sums(weight_index), dbias = sums(weight_index + 1);
   dispatch(dy, [&]<class T>(auto& device, Type<T>) {

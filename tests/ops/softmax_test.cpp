@@ -110,8 +110,8 @@ TEST(SquaredError, sums_over_rows_and_leaves_the_target_alone) {
   const Array target = normal_array({7}, 103);
   check({{.name = "squared_error",
           .inputs = {normal_array({7}, 102)},
-          .function =
-              one_result([target](auto x) { return squared_error(x[0], tensor_of(target, x[0].dtype())); }),
+          .function = one_result(
+              [target](auto x) { return squared_error(x[0], on(x[0], tensor_of(target, x[0].dtype()))); }),
           .reference = one_array([target](const Arrays& x) {
             double total = 0;
             for (std::int64_t i = 0; i < 7; ++i) total += (x[0][i] - target[i]) * (x[0][i] - target[i]);
