@@ -19,6 +19,8 @@ for part in $parts; do
       # small cases: a kernel runs a hundred times slower under these tools
       filter='FeedForward.*:LayerNorm.*:ResidualDropoutNorm.*:TokenEmbedding.*:Softmax.*:BernoulliSample.equals*:DepthwiseConv.*:Reduce*'
       for tool in memcheck racecheck synccheck initcheck; do
+        # initcheck does not see the stores of cuBLAS's kernels for Hopper: a plain product and a kernel that reads it fail
+        [ $tool = initcheck ] && filter=${filter#FeedForward.*:}
         compute-sanitizer --tool $tool --error-exitcode 9 $build/ops_tests --gtest_brief=1 --gtest_filter="$filter"
         compute-sanitizer --tool $tool --error-exitcode 9 $build/attention_tests --gtest_brief=1 \
           --gtest_filter='*OnCuda.unused_capacity*'
