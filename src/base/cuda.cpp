@@ -1,5 +1,6 @@
 #include "base/cuda.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <memory>
@@ -7,6 +8,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <nvtx3/nvToolsExt.h>
@@ -149,12 +151,34 @@ void synchronize_gpu(int index) {
   throw_fault(fault);
 }
 
+namespace {
+
+struct PathReports {
+  std::mutex mutex;
+  std::set<std::tuple<std::string, int, std::string>> logged;
+  std::vector<std::string> recent;
+};
+PathReports& path_reports() {
+  static PathReports instance;
+  return instance;
+}
+
+}  // namespace
+
 void log_path(const char* function, int width, const char* path) {
-  static std::mutex mutex;
-  static std::set<std::tuple<std::string, int, std::string>> logged;
-  const std::scoped_lock lock(mutex);
-  if (logged.emplace(function, width, path).second)
+  PathReports& reports = path_reports();
+  const std::scoped_lock lock(reports.mutex);
+  const std::string text = std::string(function) + ": " + path;
+  if (std::find(reports.recent.begin(), reports.recent.end(), text) == reports.recent.end())
+    reports.recent.push_back(text);
+  if (reports.logged.emplace(function, width, path).second)
     logging::info("cuda", "{} of width {} in bfloat16 runs on {}", function, width, path);
+}
+
+std::vector<std::string> take_reported_paths() {
+  PathReports& reports = path_reports();
+  const std::scoped_lock lock(reports.mutex);
+  return std::exchange(reports.recent, {});
 }
 
 void push_profiler_range(const char* name) { nvtxRangePushA(name); }

@@ -1,7 +1,8 @@
-// The device functions of base/cuda_memory.h and base/cuda_graph.h in a build without CUDA: memory is never
-// there, and nothing else can be asked for.
+// The device functions of base/cuda_memory.h, base/cuda_graph.h and base/cuda_path.h in a build without CUDA:
+// memory is never there, and nothing else can be asked for.
 #include "base/cuda_graph.h"
 #include "base/cuda_memory.h"
+#include "base/cuda_path.h"
 #include "tern/error.h"
 
 namespace tern {
@@ -25,6 +26,7 @@ void mark_reusable(int) { refuse(); }
 void join_copies(int) { refuse(); }
 void push_profiler_range(const char*) {}
 void pop_profiler_range() {}
+std::vector<std::string> take_reported_paths() { return {}; }
 
 PinnedMemory::PinnedMemory(std::size_t) { refuse(); }
 PinnedMemory::~PinnedMemory() = default;

@@ -39,6 +39,16 @@ void hash_codes(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, HashSha
 template <class T, class Code>
 void hash_codes(Cuda&, const Sequences& sequences, Heads<const T> x, HashShape shape,
                 const RandomStream& stream, Code* codes);
+/// Codes of queries and of keys at once: on CUDA their directions are drawn once.
+template <class T, class Code, Isa isa>
+void hash_codes(Cpu<isa>& cpu, const Sequences& sequences, Heads<const T> q, Heads<const T> k, HashShape shape,
+                const RandomStream& stream, Code* q_codes, Code* k_codes) {
+  hash_codes<T, Code>(cpu, sequences, q, shape, stream, q_codes);
+  hash_codes<T, Code>(cpu, sequences, k, shape, stream, k_codes);
+}
+template <class T, class Code>
+void hash_codes(Cuda&, const Sequences& sequences, Heads<const T> q, Heads<const T> k, HashShape shape,
+                const RandomStream& stream, Code* q_codes, Code* k_codes);
 
 /// out_i = 1 / hashes * sum over r and over j of the same sequence with source_code_r(j) == code_r(i) of
 /// value_j. Overwrites out. Cost tokens * hashes * head_width for any data; memory linear in the longest
@@ -50,27 +60,28 @@ template <class T, class Code>
 void bucket_sum(Cuda&, const Sequences& sequences, HashShape shape, const Code* source_codes,
                 Heads<const T> value, const Code* codes, Heads<T> out);
 
-/// Operands of collision_gradient. q and k are rows of length one; codes as hash_codes wrote them.
+/// Operands of collision_gradients. q and k are rows of length one; codes as hash_codes wrote them.
 template <class T, class Code>
-struct CollisionGradient {
+struct CollisionGradients {
   const Code* q_codes;
   const Code* k_codes;
   Heads<const T> q, k, v, dy;
   BernoulliGradient gradient;
-  Heads<T> dq, dk;
+  Heads<T> dq, dk, dv;
 };
 
-/// dq_i = sum_j C_ij (dy_i . v_j) w_ij k_j and dk_j = sum_i C_ij (dy_i . v_j) w_ij q_i, where C_ij is the share
-/// of the hashes in which query i and key j of one sequence collide; w_ij = bits / 2 (surrogate) or bits / ((pi
-/// - arccos s) sqrt(1 - s^2)) with s = q_i . k_j clamped to +-(1 - 1e-6) (exact). Overwrites dq and dk. Bounded
-/// for any data: a bucket with a queries and b keys, h = 2 a b / (a + b), costs min(a b, (a + b) head_width)
-/// rows. `exact` has no closed form for a bucket: where h > 64, a query meets 64 keys, a cyclic window into the
-/// bucket from a random offset drawn from `stream`, weighted by b / 64, which keeps the mean.
+/// dq_i = sum_j C_ij (dy_i . v_j) w_ij k_j, dk_j = sum_i C_ij (dy_i . v_j) w_ij q_i and dv_j = sum_i C_ij dy_i,
+/// where C_ij is the share of the hashes in which query i and key j of one sequence collide; w_ij = bits / 2
+/// (surrogate) or bits / ((pi - arccos s) sqrt(1 - s^2)) with s = q_i . k_j clamped to +-(1 - 1e-6) (exact).
+/// Overwrites dq, dk and dv. Bounded for any data: a bucket with a queries and b keys, h = 2 a b / (a + b),
+/// costs min(a b, (a + b) head_width) rows. `exact` has no closed form for a bucket: where h > 64, a query
+/// meets 64 keys, a cyclic window into the bucket from a random offset drawn from `stream`, with weight b / 64:
+/// that keeps the mean.
 template <class T, class Code, Isa isa>
-void collision_gradient(Cpu<isa>&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
-                        const CollisionGradient<T, Code>& operands);
+void collision_gradients(Cpu<isa>&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
+                         const CollisionGradients<T, Code>& operands);
 template <class T, class Code>
-void collision_gradient(Cuda&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
-                        const CollisionGradient<T, Code>& operands);
+void collision_gradients(Cuda&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
+                         const CollisionGradients<T, Code>& operands);
 
 }  // namespace tern::kernels

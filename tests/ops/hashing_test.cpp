@@ -156,6 +156,15 @@ TEST(BernoulliSample, equals_its_formula_at_widths_and_code_sizes_of_models) {
       check_formula(place, {150, 3, 66}, width, {HashFamily::gaussian, 7, bits}, surrogate);
 }
 
+TEST(BernoulliSample, equals_its_formula_where_buckets_are_crowded) {
+  for (const Place& place : places())
+    for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
+      for (const auto& [width, bits] :
+           {std::pair{32, 3}, std::pair{48, 3}, std::pair{64, 4}, std::pair{128, 4}})
+        check_formula(place, {190, 3, 66}, width, {HashFamily::gaussian, 5, bits}, gradient);
+  for (const Place& place : places()) check_formula(place, {200}, 64, {HashFamily::gaussian, 3, 1}, surrogate);
+}
+
 /// float32 rows have the CPU's codes on CUDA, but where a projection is within rounding of 0.
 TEST(HashCodes, are_those_of_the_cpu_on_cuda) {
   for (const Place& place : places()) {

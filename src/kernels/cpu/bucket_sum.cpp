@@ -1,6 +1,7 @@
 // Sums over colliding rows. For each hash: number the buckets that hold a source, add every source row into its
 // bucket's row, let every target add the row of its bucket; row 0 stays zero for targets without a partner.
-// Columns are independent, so a batch with few heads is also split by columns without changing a bit.
+// Columns are independent, so few heads and long sequences are worked off in slices of columns without changing
+// a bit.
 #include <algorithm>
 #include <cstring>
 
@@ -135,9 +136,11 @@ void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Co
     longest = std::max<std::int64_t>(longest, sequences.offsets[s + 1] - sequences.offsets[s]);
   }
   const std::int64_t pairs = sequences.count * value.heads;
-  constexpr std::int64_t narrow = 16,
-                         wide = 128;  // columns of a slice: one cache line; a table that fits the cache
-  const std::int64_t columns = std::min<std::int64_t>(value.width, pairs >= 2 * threads() ? wide : narrow);
+  // Columns of a slice: one cache line of floats for few pairs; else as many as keep the table near the cache.
+  constexpr std::int64_t narrow = 16, wide = 128, table_bytes = 2 << 20;
+  std::int64_t most = pairs >= 2 * threads() ? wide : narrow;
+  while (most > narrow && most * longest * static_cast<std::int64_t>(sizeof(T)) > table_bytes) most /= 2;
+  const std::int64_t columns = std::min<std::int64_t>(value.width, most);
   if (longest == 0 || columns == 0) return;
   const std::int64_t slices = (value.width + columns - 1) / columns;
   const BucketSum<T, Code, isa> kernel{shape, source_codes, value, codes, out};

@@ -1,7 +1,9 @@
-// Blocks of pairs and moments of one crowded bucket, worked off by one thread block in shared memory.
+// Blocks of pairs and moments of one crowded bucket, worked off by one thread block in shared memory with plain
+// arithmetic.
 #pragma once
 
-#include "kernels/cuda/collision_gradient.cuh"
+#include "kernels/cuda/collision_runs.cuh"
+#include "kernels/cuda/collision_weight.cuh"
 
 namespace tern::kernels::crowded {
 
@@ -10,17 +12,6 @@ constexpr int side = 64;    // rows of a block of pairs
 constexpr int chunk = 32;   // columns in shared memory at a time
 constexpr int stride = 36;  // of rows of `chunk` columns: 16-byte aligned, no bank conflicts
 constexpr int gain_stride = side + 4;
-constexpr int window = 64, window_queries = 32;
-
-/// A cyclic run of rows of a bucket: count of them from `start` on.
-struct RowRun {
-  const std::uint32_t* order;  ///< of the bucket
-  std::uint32_t total, start, count;
-  __device__ __forceinline__ std::uint32_t row(std::uint32_t i) const {
-    const std::uint32_t place = start + i;
-    return order[place < total ? place : place - total];
-  }
-};
 
 template <class A>
 struct SharedTiles {
@@ -36,8 +27,9 @@ struct TilePacks {
   Pack<T, items> pack[count];
 
   /// Columns from `first` on of the run's rows, whose sequence starts at `begin`; zeros outside.
+  template <class Id>
   __device__ __forceinline__ void fetch(const Heads<const T>& rows, bool packed, std::int64_t begin, int head,
-                                        const RowRun& run, int first) {
+                                        const RowRun<Id>& run, int first) {
 #pragma unroll
     for (int u = 0; u < count; ++u) {
       const int i = u * threads + static_cast<int>(threadIdx.x), row = i / row_packs;
@@ -71,43 +63,42 @@ struct TilePacks {
   }
 };
 
-template <class T, class Code, bool is_exact>
+template <class T, class Id, bool is_exact>
 struct CrowdedTask {
   using A = Accumulate<T>;
-  const GradientSide<T, Code>& p;
+  using Run = RowRun<Id>;
+  const CrowdedPairs<T, Id>& p;
+  bool packed;  ///< rows may be read 16 bytes at a time
   CrowdedBucket bucket;
   SequenceRange range;
   int head;
   SharedTiles<A>& tiles;
 
-  __device__ RowRun own(std::uint32_t start, std::uint32_t count) const {
-    return {order(p.own) + bucket.own_first, bucket.own_count, start, count};
+  __device__ Run own(std::uint32_t start, std::uint32_t count) const {
+    return own_run(p, bucket, range.begin, start, count);
   }
-  __device__ RowRun partners(std::uint32_t start, std::uint32_t count) const {
-    return {order(p.partner) + bucket.partner_first, bucket.partner_count, start, count};
-  }
-  __device__ const std::uint32_t* order(const BucketLists<Code>& lists) const {
-    return lists.order + bucket.list * lists.tokens + range.begin;
+  __device__ Run partners(std::uint32_t start, std::uint32_t count) const {
+    return partner_run(p, bucket, range.begin, start, count);
   }
 
-  __device__ __forceinline__ void fetch(TilePacks<T>& packs, const Heads<const T>& rows, const RowRun& run,
+  __device__ __forceinline__ void fetch(TilePacks<T>& packs, const Heads<const T>& rows, const Run& run,
                                         int first) const {
-    packs.fetch(rows, p.packed, range.begin, head, run, first);
+    packs.fetch(rows, packed, range.begin, head, run, first);
   }
 
   /// Adds four neighbouring columns to the sums, as far as they exist. With one hash a row has one bucket,
   /// whose block adds in order: the same bits with either way.
   __device__ __forceinline__ void add(A* to, int first_column, const A (&sum)[4]) const {
-    if (p.crowded.segments > 1) {
+    if (p.collisions.crowded.segments > 1) {
 #pragma unroll
       for (int v = 0; v < 4; ++v)
-        if (first_column + v < p.out.width) to[v] += sum[v];
+        if (first_column + v < p.own_x.width) to[v] += sum[v];
       return;
     }
 #if __CUDA_ARCH__ >= 900
     if constexpr (sizeof(A) == 4) {
-      if (p.out.width % 4 == 0) {
-        if (first_column < p.out.width)
+      if (p.own_x.width % 4 == 0) {
+        if (first_column < p.own_x.width)
           atomicAdd(reinterpret_cast<float4*>(to), make_float4(sum[0], sum[1], sum[2], sum[3]));
         return;
       }
@@ -115,15 +106,15 @@ struct CrowdedTask {
 #endif
 #pragma unroll
     for (int v = 0; v < 4; ++v)
-      if (first_column + v < p.out.width) atomicAdd(to + v, sum[v]);
+      if (first_column + v < p.own_x.width) atomicAdd(to + v, sum[v]);
   }
 
   // ---- blocks of pairs: thread t owns rows 8 (t / 16) .. + 7 and columns t % 16 + 16 v of the gains
 
-  __device__ void dots(const Heads<const T>& own_rows, const RowRun& own_run,
-                       const Heads<const T>& partner_rows, const RowRun& partner_run, A (&sum)[8][4]) const {
+  __device__ void dots(const Heads<const T>& own_rows, const Run& own_run, const Heads<const T>& partner_rows,
+                       const Run& partner_run, A (&sum)[8][4]) const {
     const int row = static_cast<int>(threadIdx.x) / 16 * 8, column = static_cast<int>(threadIdx.x) % 16;
-    for (int first = 0; first < p.out.width; first += chunk) {
+    for (int first = 0; first < p.own_x.width; first += chunk) {
       TilePacks<T> own_packs, partner_packs;
       fetch(own_packs, own_rows, own_run, first);
       fetch(partner_packs, partner_rows, partner_run, first);
@@ -150,7 +141,7 @@ struct CrowdedTask {
   }
 
   /// Pairs of two runs of at most `side` rows.
-  __device__ void pairs(const RowRun& own_run, const RowRun& partner_run, A scale) const {
+  __device__ void pairs(const Run& own_run, const Run& partner_run, A scale) const {
     const int thread = static_cast<int>(threadIdx.x);
     TilePacks<T> packs;
     fetch(packs, p.partner_x, partner_run, 0);
@@ -171,7 +162,7 @@ struct CrowdedTask {
       for (int v = 0; v < 4; ++v)
         tiles.gain[(thread / 16 * 8 + u) * gain_stride + thread % 16 + 16 * v] = gain[u][v];
     }
-    for (int first = 0; first < p.out.width; first += chunk) {
+    for (int first = 0; first < p.own_x.width; first += chunk) {
       __syncthreads();
       packs.store(tiles.partner);
       __syncthreads();
@@ -181,7 +172,7 @@ struct CrowdedTask {
   }
 
   /// own_i[first + c] += sum over k < depth of left[i][k] right[k][c], four rows by four columns a thread.
-  __device__ void multiply_add(const RowRun& own_run, int first, const A* left, int left_stride, int depth,
+  __device__ void multiply_add(const Run& own_run, int first, const A* left, int left_stride, int depth,
                                const A* right) const {
     const int row = static_cast<int>(threadIdx.x) / 8 * 4, column = static_cast<int>(threadIdx.x) % 8 * 4;
     A* to[4];
@@ -189,7 +180,7 @@ struct CrowdedTask {
     for (int u = 0; u < 4; ++u) {
       if (row + u >= own_run.count) break;
       const std::int64_t token = range.begin + static_cast<std::int64_t>(own_run.row(row + u));
-      to[u] = p.sums + (head * p.out.tokens + token) * p.out.width + first + column;
+      to[u] = p.sums + (head * p.own_x.tokens + token) * p.own_x.width + first + column;
     }
     A sum[4][4] = {};
 #pragma unroll 1
@@ -216,32 +207,22 @@ struct CrowdedTask {
 
   __device__ void all_pairs() const {
     for (std::uint32_t i = 0; i < bucket.own_count; i += side) {
-      const RowRun own_run = own(i, min(std::uint32_t{side}, bucket.own_count - i));
+      const Run own_run = own(i, min(std::uint32_t{side}, bucket.own_count - i));
       for (std::uint32_t j = 0; j < bucket.partner_count; j += side)
         pairs(own_run, partners(j, min(std::uint32_t{side}, bucket.partner_count - j)), A{1});
     }
   }
 
-  /// Consecutive blocks of queries meet consecutive windows of the bucket's keys, the first one from a random
-  /// place: every pair is met with probability window / keys, and the keys are met as evenly as possible.
   __device__ void windows() const {
-    const std::uint32_t queries = p.own_is_query ? bucket.own_count : bucket.partner_count;
-    const std::uint32_t keys = p.own_is_query ? bucket.partner_count : bucket.own_count;
-    const auto hash = static_cast<std::uint64_t>(bucket.list % p.hashes);
-    const std::uint64_t element = (hash << 20 | bucket.code) * 4;
-    const PhiloxWords words = p.stream.words(p.sequences.sample[range.index],
-                                             HashDraw::block(HashDraw::window, p.first_head + head, element));
-    std::uint32_t next = min(
-        keys - 1, static_cast<std::uint32_t>(__fmul_rn(to_uniform(words.word[0]), static_cast<float>(keys))));
-    const A scale = static_cast<A>(keys) / static_cast<A>(window);
-    for (std::uint32_t i = 0; i < queries; i += window_queries) {
-      const std::uint32_t count = min(std::uint32_t{window_queries}, queries - i);
+    const BucketSides rows = sides_of(p, bucket);
+    const A scale = static_cast<A>(rows.keys) / static_cast<A>(window_keys);
+    for (std::uint32_t i = 0; i < rows.queries; i += window_queries) {
+      const std::uint32_t count = min(window_queries, rows.queries - i),
+                          place = window_place(p, bucket, i / window_queries);
       if (p.own_is_query)
-        pairs(own(i, count), partners(next, window), scale);
+        pairs(own(i, count), partners(place, window_keys), scale);
       else
-        pairs(own(next, window), partners(i, count), scale);
-      next += window;
-      if (next >= keys) next -= keys;
+        pairs(own(place, window_keys), partners(i, count), scale);
     }
   }
 
@@ -252,7 +233,7 @@ struct CrowdedTask {
     A sum[4][2] = {};
     TilePacks<T> x_packs, y_packs;
     const auto fetch_rows = [&](std::uint32_t j) {
-      const RowRun run = partners(j, min(std::uint32_t{side}, bucket.partner_count - j));
+      const Run run = partners(j, min(std::uint32_t{side}, bucket.partner_count - j));
       fetch(x_packs, p.partner_x, run, first_x);
       fetch(y_packs, p.partner_y, run, first_y);
     };
@@ -288,8 +269,8 @@ struct CrowdedTask {
   }
 
   __device__ void moments() const {
-    for (int first_x = 0; first_x < p.out.width; first_x += chunk) {
-      for (int first_y = 0; first_y < p.out.width; first_y += chunk) {
+    for (int first_x = 0; first_x < p.own_x.width; first_x += chunk) {
+      for (int first_y = 0; first_y < p.own_x.width; first_y += chunk) {
         build_moment(first_x, first_y);
         TilePacks<T> packs;
         const auto run_at = [&](std::uint32_t i) {
@@ -309,13 +290,10 @@ struct CrowdedTask {
   }
 
   __device__ void run() const {
-    const std::uint64_t twice = 2 * std::uint64_t{bucket.own_count} * bucket.partner_count;
-    const std::uint64_t rows = std::uint64_t{bucket.own_count} + bucket.partner_count;
-    const std::uint32_t keys = p.own_is_query ? bucket.partner_count : bucket.own_count;
     if constexpr (is_exact) {
-      if (keys > window && twice > window * rows) return windows();
+      if (takes_windows(p, bucket)) return windows();
     } else {
-      if (twice > p.out.width * rows) return moments();
+      if (is_fuller(bucket, static_cast<std::uint32_t>(p.own_x.width))) return moments();
     }
     all_pairs();
   }

@@ -39,27 +39,29 @@ __global__ void __launch_bounds__(project_threads)
   const Tile tile = tile_of_block(p, tiles, size);
   if (tile.range.index == p.sequences.count) return clear_codes(p, tile, tiles * size);
   if (tile.first >= tile.range.length) return;
+  const Heads<const T> all = p.rows();
+  const int bits = p.shape.bits;
   A x[rows][width];
 #pragma unroll
   for (int u = 0; u < rows; ++u) {
     const int i = min(tile.first + u * project_threads + static_cast<int>(threadIdx.x), tile.range.length - 1);
-    load_row<width>(row_of(p.x, tile.range.begin + i, tile.head), p.x.width, p.packed, x[u]);
+    load_row<width>(row_of(all, tile.range.begin + i, tile.head), all.width, p.packed, x[u]);
   }
   const float* directions =
       p.directions.data + (static_cast<std::int64_t>(tile.range.index) * p.directions.heads + tile.head) *
                               p.directions.columns * p.directions.width;
-  for (int first = 0; first < p.hashes; first += shared_hashes) {
-    const int count = min(shared_hashes, p.hashes - first);
+  for (int first = 0; first < p.shape.hashes; first += shared_hashes) {
+    const int count = min(shared_hashes, p.shape.hashes - first);
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < count * p.bits * width; i += project_threads) {
+    for (int i = static_cast<int>(threadIdx.x); i < count * bits * width; i += project_threads) {
       const int c = i % width;
-      shared[i] = c < p.x.width ? A{directions[(first * p.bits + i / width) * p.x.width + c]} : A{};
+      shared[i] = c < all.width ? A{directions[(first * bits + i / width) * all.width + c]} : A{};
     }
     __syncthreads();
     for (int hash = 0; hash < count; ++hash) {
       std::uint32_t code[rows] = {};
-      for (int bit = 0; bit < p.bits; ++bit) {
-        const A* direction = shared + (hash * p.bits + bit) * width;
+      for (int bit = 0; bit < bits; ++bit) {
+        const A* direction = shared + (hash * bits + bit) * width;
         A sum[rows] = {};
 #pragma unroll
         for (int c = 0; c < width; c += items) {
@@ -92,17 +94,17 @@ __global__ void __launch_bounds__(project_threads) project_wide(Projection<T, Co
   if (tile.range.index == p.sequences.count) return clear_codes(p, tile, tiles * project_threads);
   const int i = tile.first + static_cast<int>(threadIdx.x);
   if (i >= tile.range.length) return;
-  const T* row = row_of(p.x, tile.range.begin + i, tile.head);
-  const int width = p.x.width;
+  const T* row = row_of(p.rows(), tile.range.begin + i, tile.head);
+  const int width = p.directions.width, bits = p.shape.bits;
   const float* directions =
       p.directions.data + (static_cast<std::int64_t>(tile.range.index) * p.directions.heads + tile.head) *
                               p.directions.columns * width;
-  for (int hash = 0; hash < p.hashes; ++hash) {
+  for (int hash = 0; hash < p.shape.hashes; ++hash) {
     std::uint32_t code = 0;
-    for (int bit = 0; bit < p.bits; bit += together) {
+    for (int bit = 0; bit < bits; bit += together) {
       A sum[together] = {};
-      const float* direction = directions + static_cast<std::int64_t>(hash * p.bits + bit) * width;
-      const int last = min(together, p.bits - bit) - 1;
+      const float* direction = directions + static_cast<std::int64_t>(hash * bits + bit) * width;
+      const int last = min(together, bits - bit) - 1;
       for (int c = 0; c < width; ++c) {
         const A x = to_accumulate(row[c]);
 #pragma unroll
@@ -115,35 +117,90 @@ __global__ void __launch_bounds__(project_threads) project_wide(Projection<T, Co
   }
 }
 
+template <class T, class Code>
+dim3 grid_of(const Projection<T, Code>& p, int tiles) {
+  return {static_cast<unsigned>(tiles * (p.sequences.count + 1) * p.directions.heads),
+          static_cast<unsigned>(p.sides)};
+}
+
 template <int width, class T, class Code>
 void launch_project(Cuda& cuda, const Projection<T, Code>& p) {
   using A = Accumulate<T>;
   constexpr int rows = width * sizeof(A) <= 256 ? 2 : 1, size = rows * project_threads;
   const int tiles = static_cast<int>((p.sequences.longest + size - 1) / size);
-  const int bytes = p.bits * width * static_cast<int>(sizeof(A));  // of one hash: at most 20 KiB
-  const int hashes = std::clamp(shared_direction_bytes / bytes, 1, p.hashes);
-  const auto blocks = static_cast<unsigned>(tiles * (p.sequences.count + 1) * p.x.heads);
+  const int bytes = p.shape.bits * width * static_cast<int>(sizeof(A));  // of one hash: at most 20 KiB
+  const int hashes = std::clamp(shared_direction_bytes / bytes, 1, p.shape.hashes);
   project<width, rows, T, Code>
-      <<<blocks, project_threads, static_cast<std::size_t>(hashes * bytes), cuda.stream>>>(p, tiles, hashes);
+      <<<grid_of(p, tiles), project_threads, static_cast<std::size_t>(hashes * bytes), cuda.stream>>>(p, tiles,
+                                                                                                      hashes);
 }
 
 template <class T, class Code>
 void project_rows(Cuda& cuda, const Projection<T, Code>& p) {
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    if (p.x.width <= 128 && p.pairs) return project_by_products<Code>(cuda, p);
-  }
-  if (p.x.width <= 32) {
+  const int width = p.directions.width;
+  if (width <= 32) {
     launch_project<32>(cuda, p);
-  } else if (p.x.width <= 64) {
+  } else if (width <= 64) {
     launch_project<64>(cuda, p);
-  } else if (p.x.width <= 128) {
+  } else if (width <= 128) {
     launch_project<128>(cuda, p);
   } else {
     const int tiles = static_cast<int>((p.sequences.longest + project_threads - 1) / project_threads);
-    const auto blocks = static_cast<unsigned>(tiles * (p.sequences.count + 1) * p.x.heads);
-    project_wide<T, Code><<<blocks, project_threads, 0, cuda.stream>>>(p, tiles);
+    project_wide<T, Code><<<grid_of(p, tiles), project_threads, 0, cuda.stream>>>(p, tiles);
   }
   check_launch("hash_codes: project");
+}
+
+/// Whether rows may be read `items` elements at a time.
+template <class T>
+bool moves_by(const Heads<const T>& x, int items) {
+  return is_aligned(items * sizeof(T), x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
+         x.head_stride % items == 0;
+}
+
+template <class T>
+Heads<const T> heads_from(Heads<const T> x, int first, int count) {
+  x.data += first * x.head_stride;
+  x.heads = count;
+  return x;
+}
+
+/// Codes of both sides, or of `q` alone where `sides` is 1.
+template <class T, class Code>
+void hash_sides(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<const T> k, int sides,
+                HashShape shape, const RandomStream& stream, Code* q_codes, Code* k_codes) {
+  if (q.tokens == 0 || q.heads == 0) return;
+  const bool by_products = std::is_same_v<T, bfloat16> && q.width <= 128 && moves_by(q, 2) && moves_by(k, 2);
+  // products draw Gaussian directions themselves
+  const bool is_drawn = !(by_products && shape.family == HashFamily::gaussian && q.width % 4 == 0);
+  const int columns = shape.hashes * shape.bits;
+  const std::int64_t head_items = std::max<std::int64_t>(1, sequences.count * columns * q.width);
+  const int group =
+      static_cast<int>(std::clamp<std::int64_t>(most_direction_bytes / (4 * head_items), 1, q.heads));
+  const Scratch<float> drawn(cuda, is_drawn ? group * head_items : 0);
+  Sequences bounded = sequences;
+  bounded.longest = std::max<std::int64_t>(sequences.longest, 1);
+  for (int head = 0; head < q.heads; head += group) {
+    const Directions directions{is_drawn ? drawn.data() : nullptr, std::min(group, q.heads - head), head,
+                                columns, q.width};
+    if (is_drawn && sequences.count > 0) draw_directions(cuda, directions, shape, sequences, stream);
+    const std::int64_t place = static_cast<std::int64_t>(head) * shape.hashes * q.tokens;
+    const Projection<T, Code> projection{
+        bounded,
+        {heads_from(q, head, directions.heads), heads_from(k, head, directions.heads)},
+        {q_codes + place, k_codes + place},
+        sides,
+        shape,
+        directions,
+        moves_by(q, pack_items<T>) && moves_by(k, pack_items<T>)};
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      if (by_products) {
+        project_by_products<Code>(cuda, projection, stream);
+        continue;
+      }
+    }
+    project_rows(cuda, projection);
+  }
 }
 
 }  // namespace
@@ -151,32 +208,19 @@ void project_rows(Cuda& cuda, const Projection<T, Code>& p) {
 template <class T, class Code>
 void hash_codes(Cuda& cuda, const Sequences& sequences, Heads<const T> x, HashShape shape,
                 const RandomStream& stream, Code* codes) {
-  if (x.tokens == 0 || x.heads == 0) return;
-  const int columns = shape.hashes * shape.bits;
-  const std::int64_t head_bytes = std::max<std::int64_t>(1, sequences.count * columns * x.width * 4);
-  const int group = static_cast<int>(std::clamp<std::int64_t>(most_direction_bytes / head_bytes, 1, x.heads));
-  const Scratch<float> drawn(cuda, group * head_bytes / 4);
-  for (int head = 0; head < x.heads; head += group) {
-    const Directions directions{drawn.data(), std::min(group, x.heads - head), head, columns, x.width};
-    if (sequences.count > 0) draw_directions(cuda, directions, shape, sequences, stream);
-    Heads<const T> rows = x;
-    rows.data += head * x.head_stride;
-    rows.heads = directions.heads;
-    const auto moves_by = [&](int items) {
-      return is_aligned(items * sizeof(T), x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
-             x.head_stride % items == 0;
-    };
-    Sequences bounded = sequences;
-    bounded.longest = std::max<std::int64_t>(sequences.longest, 1);
-    project_rows<T, Code>(cuda, {bounded, rows, shape.hashes, shape.bits, directions,
-                                 codes + static_cast<std::int64_t>(head) * shape.hashes * x.tokens,
-                                 moves_by(pack_items<T>), moves_by(2), shape.family == HashFamily::gaussian});
-  }
+  hash_sides(cuda, sequences, x, x, 1, shape, stream, codes, codes);
+}
+template <class T, class Code>
+void hash_codes(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<const T> k, HashShape shape,
+                const RandomStream& stream, Code* q_codes, Code* k_codes) {
+  hash_sides(cuda, sequences, q, k, 2, shape, stream, q_codes, k_codes);
 }
 
 #define TERN_INSTANTIATE(T, Code)                                                                            \
   template void hash_codes<T, Code>(Cuda&, const Sequences&, Heads<const T>, HashShape, const RandomStream&, \
-                                    Code*);
+                                    Code*);                                                                  \
+  template void hash_codes<T, Code>(Cuda&, const Sequences&, Heads<const T>, Heads<const T>, HashShape,      \
+                                    const RandomStream&, Code*, Code*);
 TERN_INSTANTIATE(float, std::uint16_t)
 TERN_INSTANTIATE(float, std::uint32_t)
 TERN_INSTANTIATE(double, std::uint16_t)

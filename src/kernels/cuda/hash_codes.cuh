@@ -18,18 +18,21 @@ struct Directions {
 void draw_directions(Cuda& cuda, const Directions& directions, HashShape shape, const Sequences& sequences,
                      const RandomStream& stream);
 
+/// Rows of one or two sides, queries and keys, which share the directions: the block's y says which.
 template <class T, class Code>
 struct Projection {
   Sequences sequences;
-  Heads<const T> x;  ///< of the heads in `directions`
-  int hashes, bits;
-  Directions directions;
-  Code* codes;
-  bool packed, pairs;  ///< rows may be read 16 bytes, or two elements, at a time
-  bool is_gaussian;    ///< directions are exact in bfloat16
+  Heads<const T> x[2];  ///< of the heads in `directions`
+  Code* codes[2];
+  int sides;
+  HashShape shape;
+  Directions directions;  ///< without data where the products draw them
+  bool packed;            ///< rows may be read 16 bytes at a time
 
+  __device__ Heads<const T> rows() const { return blockIdx.y == 0 ? x[0] : x[1]; }
   __device__ Code* place(int head, int hash) const {
-    return codes + (static_cast<std::int64_t>(head) * hashes + hash) * x.tokens;
+    return (blockIdx.y == 0 ? codes[0] : codes[1]) +
+           (static_cast<std::int64_t>(head) * shape.hashes + hash) * sequences.tokens;
   }
 };
 
@@ -48,7 +51,7 @@ __device__ Tile tile_of_block(const Projection<T, Code>& p, int tiles, int size)
 /// Zeros for rows outside all sequences.
 template <class T, class Code>
 __device__ void clear_codes(const Projection<T, Code>& p, const Tile& tile, int stride) {
-  for (int hash = 0; hash < p.hashes; ++hash) {
+  for (int hash = 0; hash < p.shape.hashes; ++hash) {
     Code* to = p.place(tile.head, hash) + tile.range.begin;
     for (int i = tile.first + static_cast<int>(threadIdx.x); i < tile.range.length; i += stride) to[i] = 0;
   }
@@ -56,6 +59,6 @@ __device__ void clear_codes(const Projection<T, Code>& p, const Tile& tile, int 
 
 /// The same codes from products on tensor cores, for rows that may be read in pairs, of at most 128 columns.
 template <class Code>
-void project_by_products(Cuda& cuda, const Projection<bfloat16, Code>& projection);
+void project_by_products(Cuda& cuda, const Projection<bfloat16, Code>& projection, const RandomStream& stream);
 
 }  // namespace tern::kernels

@@ -1,167 +1,309 @@
 // Hash codes of bfloat16 rows on tensor cores. The columns of the product are ordered so that each thread's
 // sums are the bits of whole codes: of every 8 columns lane t of four owns 2 t and 2 t + 1, which are bits 2 k
-// and 2 k + 1 of hash t of four. Directions of Hadamard rotations, integers below 2^16, go in two bfloat16
-// parts. Products are exact, sums are float32 in a fixed order: deterministic. Cost as in hash_codes.cu.
+// and 2 k + 1 of hash t of four; its rows are neighbours, so that their codes leave as one access. Directions
+// are negated: a bit is the sign of its sum. Those of Hadamard rotations, integers below 2^16, go in two
+// bfloat16 parts. Products are exact, sums are float32 in a fixed order: deterministic. Cost as in
+// hash_codes.cu.
+#include "base/normal.h"
 #include "kernels/cuda/hash_codes.cuh"
 #include "kernels/cuda/warp_products.cuh"
 
 namespace tern::kernels {
 namespace {
 
-constexpr int threads = 128, warps = threads / warp_lanes;
+constexpr int most_threads = 256;
 constexpr int together = 4;  // hashes whose bits lie in one product
-constexpr int shared_bytes = 40 * 1024;
+constexpr int chunk_bytes = 12 * 1024;
 
-/// Both columns of a lane: rows 2 t, 2 t + 1 and 2 t + 8, 2 t + 9 of the depth, for one part of the directions.
-struct Fragment {
+/// What lane t of four holds of one column in one step of the depth: columns fragment_depth() .. + 3 of x, for
+/// one part of the directions.
+struct alignas(8) Fragment {
   std::uint32_t low, high;
 };
-
-/// The part `part` of two neighbours of a direction: the value rounded to bfloat16, then the rest.
-__device__ std::uint32_t part_of(float first, float second, int part) {
-  const std::uint32_t rounded = pack_pair(first, second);
-  return part == 0 ? rounded : pack_pair(first - first_of(rounded), second - second_of(rounded));
+/// Steps come in pairs, in which a lane has 8 neighbours: 16 bytes of a row.
+__device__ __forceinline__ int fragment_depth(int step, int t) {
+  return 32 * (step / 2) + 8 * t + 4 * (step % 2);
 }
 
-/// fragments[((group * products + k) * steps + step) * parts + part][lane]
-template <int steps, int parts, class Code>
-__device__ void load_directions(const Projection<bfloat16, Code>& p, const float* directions, int first_hash,
-                                int groups, int products, Fragment* fragments) {
-  const int width = p.x.width;
-  const auto pair_at = [&](const float* direction, int c, int part) -> std::uint32_t {
-    return c < width ? part_of(direction[c], direction[c + 1], part) : 0;
-  };
-  for (int i = static_cast<int>(threadIdx.x); i < groups * products * steps * parts * warp_lanes;
-       i += threads) {
-    const int lane = i % warp_lanes, part = i / warp_lanes % parts, step = i / (warp_lanes * parts) % steps;
-    const int product = i / (warp_lanes * parts * steps) % products;
-    const int group = i / (warp_lanes * parts * steps * products);
-    const int column = lane / 4, depth = 16 * step + lane % 4 * 2;
-    const int hash = first_hash + group * together + column / 2, bit = 2 * product + column % 2;
-    fragments[i] = {0, 0};
-    if (hash < p.hashes && bit < p.bits) {
-      const float* direction = directions + (hash * p.bits + bit) * width;
-      fragments[i] = {pair_at(direction, depth, part), pair_at(direction, depth + 8, part)};
+/// Fragments of all (sequence, head) pairs in the order in which warps read them: [pair][group of
+/// hashes][product] [step][part][lane].
+struct FragmentPlan {
+  int groups, products, steps, parts;
+
+  __host__ __device__ int of_product() const { return steps * parts * warp_lanes; }
+  __host__ __device__ int of_group() const { return products * of_product(); }
+  __host__ __device__ std::int64_t of_pair() const { return static_cast<std::int64_t>(groups) * of_group(); }
+};
+
+/// The row of fragments that a warp fills, and the direction of one of its columns.
+struct FragmentRow {
+  std::int64_t pair;
+  int step, part, hash, bit;
+
+  __device__ FragmentRow(const FragmentPlan& plan, std::int64_t row, int column) {
+    part = static_cast<int>(row % plan.parts);
+    row /= plan.parts;
+    step = static_cast<int>(row % plan.steps);
+    row /= plan.steps;
+    bit = 2 * static_cast<int>(row % plan.products) + column % 2;
+    row /= plan.products;
+    hash = together * static_cast<int>(row % plan.groups) + column / 2;
+    pair = row / plan.groups;
+  }
+};
+
+/// Gaussian directions of a width that is a multiple of 4: a lane draws four neighbours at once.
+__global__ void draw_fragments(Directions directions, HashShape shape, FragmentPlan plan, RandomStream stream,
+                               const std::int64_t* sample, std::int64_t rows, Fragment* fragments) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+  for (std::int64_t i = thread_index() / warp_lanes; i < rows; i += grid_threads() / warp_lanes) {
+    const FragmentRow row(plan, i, lane / 4);
+    const int depth = fragment_depth(row.step, lane % 4);
+    Fragment fragment{0, 0};
+    if (row.hash < shape.hashes && row.bit < shape.bits && depth < directions.width) {
+      const auto element =
+          static_cast<std::uint64_t>((row.hash * shape.bits + row.bit) * directions.width + depth);
+      const int head = directions.first_head + static_cast<int>(row.pair % directions.heads);
+      float drawn[4];
+      normals_of(stream.words(sample[row.pair / directions.heads],
+                              HashDraw::block(HashDraw::directions, head, element)),
+                 drawn);
+      fragment = {pack_pair(-drawn[0], -drawn[1]), pack_pair(-drawn[2], -drawn[3])};
     }
+    fragments[i * warp_lanes + lane] = fragment;
   }
 }
 
-/// A warp's rows: `tiles` times 16. Lane 4 g + t holds rows g and g + 8 of each.
+/// The part `part` of two neighbours of a negated direction: the value rounded to bfloat16, then the rest.
+__device__ std::uint32_t part_of(float first, float second, int part) {
+  const std::uint32_t rounded = pack_pair(-first, -second);
+  return part == 0 ? rounded : pack_pair(-first - first_of(rounded), -second - second_of(rounded));
+}
+
+/// The same from directions that have been drawn.
+__global__ void order_fragments(Directions directions, HashShape shape, FragmentPlan plan, std::int64_t rows,
+                                Fragment* fragments) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, width = directions.width;
+  for (std::int64_t i = thread_index() / warp_lanes; i < rows; i += grid_threads() / warp_lanes) {
+    const FragmentRow row(plan, i, lane / 4);
+    const int depth = fragment_depth(row.step, lane % 4);
+    Fragment fragment{0, 0};
+    if (row.hash < shape.hashes && row.bit < shape.bits) {
+      const float* direction =
+          directions.data + (row.pair * directions.columns + row.hash * shape.bits + row.bit) * width;
+      if (depth < width) fragment.low = part_of(direction[depth], direction[depth + 1], row.part);
+      if (depth + 2 < width) fragment.high = part_of(direction[depth + 2], direction[depth + 3], row.part);
+    }
+    fragments[i * warp_lanes + lane] = fragment;
+  }
+}
+
+/// A warp's rows. Lane 4 g + t holds rows 2 (tiles g + m) and the next as rows g and g + 8 of product m.
 template <int steps, int tiles>
 struct RowFragments {
+  static constexpr int words = 4;  // of a lane in two steps
   std::uint32_t a[tiles][steps][4];
 
-  __device__ void load(const Heads<const bfloat16>& x, const Tile& tile, int first_row, int lane) {
-    const auto pair_at = [&](int row, int c) -> std::uint32_t {
-      if (row >= tile.range.length || c >= x.width) return 0;
-      return *reinterpret_cast<const std::uint32_t*>(row_of(x, tile.range.begin + row, tile.head) + c);
-    };
+  __device__ __forceinline__ void load(const Heads<const bfloat16>& x, bool packed, const Tile& tile,
+                                       int first_row, int lane) {
+    first_row += lane / 4 * 2 * tiles;
+    const bfloat16* from = row_of(x, tile.range.begin + first_row, tile.head) + lane % 4 * 2 * words;
+    const int first = -first_row, last = tile.range.length - first_row;  // rows that exist
+    if (packed)
+      load_rows<words>(from, x.token_stride, x.width - lane % 4 * 2 * words, first, last);
+    else
+      load_rows<1>(from, x.token_stride, x.width - lane % 4 * 2 * words, first, last);
+  }
+
+ private:
+  /// `moved` words at a time; `left` columns from `from` on exist.
+  template <int moved>
+  __device__ __forceinline__ void load_rows(const bfloat16* from, std::int64_t stride, int left, int first,
+                                            int last) {
 #pragma unroll
-    for (int m = 0; m < tiles; ++m) {
-      const int row = first_row + 16 * m + lane / 4;
+    for (int i = 0; i < 2 * tiles; ++i) {
 #pragma unroll
-      for (int step = 0; step < steps; ++step) {
-        const int c = 16 * step + lane % 4 * 2;
-        a[m][step][0] = pair_at(row, c);
-        a[m][step][1] = pair_at(row + 8, c);
-        a[m][step][2] = pair_at(row, c + 8);
-        a[m][step][3] = pair_at(row + 8, c + 8);
+      for (int step = 0; step < steps; step += 2) {
+        Pack<std::uint32_t, words> pack{};
+#pragma unroll
+        for (int v = 0; v < words; v += moved) {
+          if (i < first || i >= last || 16 * step + 2 * v >= left) continue;
+          const auto part =
+              load_pack<moved>(reinterpret_cast<const std::uint32_t*>(from + i * stride + 16 * step) + v);
+#pragma unroll
+          for (int w = 0; w < moved; ++w) pack.item[v + w] = part.item[w];
+        }
+        a[i / 2][step][i % 2] = pack.item[0];
+        a[i / 2][step][2 + i % 2] = pack.item[1];
+        a[i / 2][step + 1][i % 2] = pack.item[2];
+        a[i / 2][step + 1][2 + i % 2] = pack.item[3];
       }
     }
   }
 };
 
-template <int steps, int tiles, int parts, class Code>
-__global__ void __launch_bounds__(threads)
-    project_products(Projection<bfloat16, Code> p, int blocks_of_head, int shared_groups) {
-  extern __shared__ __align__(16) unsigned char shared[];
-  Fragment* fragments = reinterpret_cast<Fragment*>(shared);
-  constexpr int warp_rows = 16 * tiles, size = warps * warp_rows;
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
-            warp = static_cast<int>(threadIdx.x) / warp_lanes;
-  const Tile tile = tile_of_block(p, blocks_of_head, size);
-  if (tile.range.index == p.sequences.count) return clear_codes(p, tile, blocks_of_head * size);
-  if (tile.first >= tile.range.length) return;
-  const float* directions =
-      p.directions.data + (static_cast<std::int64_t>(tile.range.index) * p.directions.heads + tile.head) *
-                              p.directions.columns * p.directions.width;
-  const int products = (p.bits + 1) / 2, first_row = tile.first + warp * warp_rows;
-  RowFragments<steps, tiles> rows;
-  rows.load(p.x, tile, first_row, lane);
-  for (int first = 0; first < p.hashes; first += shared_groups * together) {
-    const int groups = min(shared_groups, (p.hashes - first + together - 1) / together);
-    __syncthreads();
-    load_directions<steps, parts>(p, directions, first, groups, products, fragments);
-    __syncthreads();
-    for (int group = 0; group < groups; ++group) {
-      std::uint32_t code[tiles][2] = {};
-      for (int product = 0; product < products; ++product) {
-        float sum[tiles][4] = {};
-        const Fragment* from = fragments + (group * products + product) * steps * parts * warp_lanes + lane;
+/// sum = product of a and b.
+__device__ __forceinline__ void set_product(float (&sum)[4], const std::uint32_t (&a)[4], const Fragment& b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %10, %10, %10};"
+      : "=f"(sum[0]), "=f"(sum[1]), "=f"(sum[2]), "=f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high), "f"(0.0f));
+}
+
+/// The codes of a warp's rows for four hashes, from all their bits' fragments.
+template <int steps, int tiles, int parts>
+__device__ __forceinline__ void project(const RowFragments<steps, tiles>& rows, const Fragment* fragments,
+                                        int products, std::uint32_t (&code)[2 * tiles]) {
+  for (int product = products - 1; product >= 0; --product) {
+    const Fragment* from = fragments + product * (steps * parts * warp_lanes);
+    float sum[tiles][4];
 #pragma unroll
-        for (int i = 0; i < steps * parts; ++i) {
-          const Fragment b = from[i * warp_lanes];
-#pragma unroll
-          for (int m = 0; m < tiles; ++m) add_product(sum[m], rows.a[m][i / parts], b.low, b.high);
-        }
-#pragma unroll
-        for (int m = 0; m < tiles; ++m) {
-#pragma unroll
-          for (int u = 0; u < 2; ++u) {
-            const std::uint32_t bits = (sum[m][2 * u] > 0 ? 1u : 0u) | (sum[m][2 * u + 1] > 0 ? 2u : 0u);
-            code[m][u] |= bits << (2 * product);
-          }
-        }
-      }
-      const int hash = first + group * together + lane % 4;
-      if (hash >= p.hashes) continue;
-      Code* to = p.place(tile.head, hash) + tile.range.begin;
+    for (int i = 0; i < steps * parts; ++i) {
+      const Fragment b = from[i * warp_lanes];
 #pragma unroll
       for (int m = 0; m < tiles; ++m) {
+        if (i == 0)
+          set_product(sum[m], rows.a[m][0], b);
+        else
+          add_product(sum[m], rows.a[m][i / parts], b.low, b.high);
+      }
+    }
 #pragma unroll
-        for (int u = 0; u < 2; ++u) {
-          const int row = first_row + 16 * m + 8 * u + lane / 4;
-          if (row < tile.range.length) to[row] = static_cast<Code>(code[m][u]);
-        }
+    for (int m = 0; m < tiles; ++m) {
+#pragma unroll
+      for (int u = 0; u < 2; ++u) {
+        // shifts in the signs, the upper bit first
+        code[2 * m + u] = __funnelshift_l(__float_as_uint(sum[m][2 * u + 1]), code[2 * m + u], 1);
+        code[2 * m + u] = __funnelshift_l(__float_as_uint(sum[m][2 * u]), code[2 * m + u], 1);
       }
     }
   }
 }
 
+/// Codes of `count` neighbouring rows, of which those in [0, length) exist.
+template <int count, class Code>
+__device__ __forceinline__ void store_codes(const std::uint32_t (&code)[count], int row, int length,
+                                            bool is_aligned, Code* to) {
+  constexpr int items = std::min(count, pack_items<Code>);
+#pragma unroll
+  for (int first = 0; first < count; first += items, row += items) {
+    if (is_aligned && row >= 0 && row + items <= length) {
+      Pack<Code, items> pack;
+#pragma unroll
+      for (int u = 0; u < items; ++u) pack.item[u] = static_cast<Code>(code[first + u]);
+      store_pack(to + row, pack);
+      continue;
+    }
+#pragma unroll
+    for (int u = 0; u < items; ++u)
+      if (row + u >= 0 && row + u < length) to[row + u] = static_cast<Code>(code[first + u]);
+  }
+}
+
+/// A block's rows start at a multiple of 8 tokens of the batch, at or before the sequence's first.
+template <int steps, int tiles, int parts, class Code>
+__global__ void __launch_bounds__(most_threads, 2)
+    project_products(Projection<bfloat16, Code> p, FragmentPlan plan, const Fragment* fragments,
+                     int blocks_of_head, int chunk, bool is_aligned) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  constexpr int warp_rows = 16 * tiles;
+  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x),
+            lane = thread % warp_lanes, size = threads / warp_lanes * warp_rows;
+  const Tile tile = tile_of_block(p, blocks_of_head, size);
+  if (tile.range.index == p.sequences.count) return clear_codes(p, tile, blocks_of_head * size);
+  const int first_row = tile.first - tile.range.begin % 8 + thread / warp_lanes * warp_rows;
+  if (tile.first - tile.range.begin % 8 >= tile.range.length) return;
+  const int group_size = plan.of_group(), chunk_size = chunk * group_size;
+  fragments += (static_cast<std::int64_t>(tile.range.index) * p.directions.heads + tile.head) * plan.of_pair();
+  Fragment* buffers = reinterpret_cast<Fragment*>(shared);
+  const auto fetch = [&](int first) {
+    const int count = min(chunk, plan.groups - first) * group_size;
+    const std::uint32_t to = shared_address(buffers + first / chunk % 2 * chunk_size);
+    for (int i = 2 * thread; i < count; i += 2 * threads)
+      copy_ahead<16>(to + i * static_cast<int>(sizeof(Fragment)), fragments + first * group_size + i, true);
+    commit_copies();
+  };
+  fetch(0);
+  RowFragments<steps, tiles> rows;
+  rows.load(p.rows(), p.packed, tile, first_row, lane);
+  for (int first = 0; first < plan.groups; first += chunk) {
+    if (first + chunk < plan.groups) {
+      fetch(first + chunk);
+      wait_copies<1>();
+    } else {
+      wait_copies<0>();
+    }
+    __syncthreads();
+    const Fragment* from = buffers + first / chunk % 2 * chunk_size + lane;
+    for (int group = first; group < min(first + chunk, plan.groups); ++group, from += group_size) {
+      std::uint32_t code[2 * tiles] = {};
+      project<steps, tiles, parts>(rows, from, plan.products, code);
+      const int hash = group * together + lane % 4;
+      if (hash < p.shape.hashes)
+        store_codes(code, first_row + lane / 4 * 2 * tiles, tile.range.length, is_aligned,
+                    p.place(tile.head, hash) + tile.range.begin);
+    }
+    __syncthreads();
+  }
+}
+
 template <int steps, int parts, class Code>
-void launch(Cuda& cuda, const Projection<bfloat16, Code>& p) {
-  constexpr int tiles = steps <= 4 ? 4 : 2, size = warps * 16 * tiles;
-  const int blocks_of_head = static_cast<int>((p.sequences.longest + size - 1) / size);
-  const int group_bytes = (p.bits + 1) / 2 * steps * parts * warp_lanes * static_cast<int>(sizeof(Fragment));
-  const int groups = std::clamp(shared_bytes / group_bytes, 1, (p.hashes + together - 1) / together);
-  const auto blocks = static_cast<unsigned>(blocks_of_head * (p.sequences.count + 1) * p.x.heads);
+void launch(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream& stream) {
+  constexpr int tiles = steps <= 4 ? 4 : 2;
+  const FragmentPlan plan{(p.shape.hashes + together - 1) / together, (p.shape.bits + 1) / 2, steps, parts};
+  const std::int64_t pairs = p.sequences.count * p.directions.heads;
+  const Scratch<Fragment> fragments(cuda, pairs * plan.of_pair());
+  const std::int64_t rows = pairs * plan.of_pair() / warp_lanes;
+  if (rows > 0) {
+    constexpr int block = 256;
+    const unsigned blocks = grid_for(cuda, rows * warp_lanes, block);
+    if (p.directions.data == nullptr)
+      draw_fragments<<<blocks, block, 0, cuda.stream>>>(p.directions, p.shape, plan, stream, p.sequences.sample,
+                                                        rows, fragments.data());
+    else
+      order_fragments<<<blocks, block, 0, cuda.stream>>>(p.directions, p.shape, plan, rows, fragments.data());
+    check_launch("hash_codes: fragments");
+  }
+  const int threads = p.sequences.longest >= 1024 ? most_threads : most_threads / 2;
+  const int size = threads / warp_lanes * 16 * tiles;
+  const int blocks_of_head = static_cast<int>((p.sequences.longest + 7 + size - 1) / size);
+  const int group_bytes = plan.of_group() * static_cast<int>(sizeof(Fragment));
+  const int chunk = std::clamp(chunk_bytes / group_bytes, 1, plan.groups);
+  const bool is_aligned = kernels::is_aligned(16, p.codes[0], p.codes[1]) && p.sequences.tokens % 8 == 0;
+  check_cuda(cudaFuncSetAttribute(project_products<steps, tiles, parts, Code>,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize, 96 * 1024),
+             "hash_codes: shared memory");
+  const auto blocks = static_cast<unsigned>(blocks_of_head * (p.sequences.count + 1) * p.directions.heads);
   project_products<steps, tiles, parts, Code>
-      <<<blocks, threads, static_cast<std::size_t>(groups * group_bytes), cuda.stream>>>(p, blocks_of_head,
-                                                                                         groups);
+      <<<dim3(blocks, static_cast<unsigned>(p.sides)), threads,
+         static_cast<std::size_t>(2 * chunk * group_bytes), cuda.stream>>>(p, plan, fragments.data(),
+                                                                           blocks_of_head, chunk, is_aligned);
   check_launch("hash_codes: project_products");
 }
 
 template <int steps, class Code>
-void launch_parts(Cuda& cuda, const Projection<bfloat16, Code>& p) {
-  if (p.is_gaussian)
-    launch<steps, 1>(cuda, p);
+void launch_parts(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream& stream) {
+  if (p.shape.family == HashFamily::gaussian)
+    launch<steps, 1>(cuda, p, stream);
   else
-    launch<steps, 2>(cuda, p);
+    launch<steps, 2>(cuda, p, stream);
 }
 
 }  // namespace
 
 template <class Code>
-void project_by_products(Cuda& cuda, const Projection<bfloat16, Code>& p) {
-  if (p.x.width <= 32)
-    launch_parts<2>(cuda, p);
-  else if (p.x.width <= 64)
-    launch_parts<4>(cuda, p);
+void project_by_products(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream& stream) {
+  if (p.directions.width <= 32)
+    launch_parts<2>(cuda, p, stream);
+  else if (p.directions.width <= 64)
+    launch_parts<4>(cuda, p, stream);
   else
-    launch_parts<8>(cuda, p);
+    launch_parts<8>(cuda, p, stream);
 }
 
-template void project_by_products<std::uint16_t>(Cuda&, const Projection<bfloat16, std::uint16_t>&);
-template void project_by_products<std::uint32_t>(Cuda&, const Projection<bfloat16, std::uint32_t>&);
+template void project_by_products<std::uint16_t>(Cuda&, const Projection<bfloat16, std::uint16_t>&,
+                                                 const RandomStream&);
+template void project_by_products<std::uint32_t>(Cuda&, const Projection<bfloat16, std::uint32_t>&,
+                                                 const RandomStream&);
 
 }  // namespace tern::kernels

@@ -1,0 +1,40 @@
+// Each row visits the partners that its list names and keeps its gradient in registers: what the two ways of
+// doing so are told, and who chooses between them.
+#pragma once
+
+#include "base/cuda.h"
+#include "kernels/cuda/collisions.h"
+#include "kernels/view.h"
+
+namespace tern::kernels {
+
+/// One direction of collision_gradients. With own rows [x | y] and partner rows [x | y],
+///   dx_i = scale (crowded_i + sum over partners j of (y_i . y_j) weight(x_i . x_j) x_j)
+///   dy_i = value_scale (sum over partners j of y_j + sum of summed rows of i), where dy.data is not null.
+/// For dq own rows are [q | dy] and partners [k | v], for dk and dv the other way round.
+template <class T, class Id>
+struct PartnerVisits {
+  Sequences sequences;
+  Collisions<Id> collisions;
+  Heads<const T> own_x, own_y, partner_x, partner_y;
+  Heads<T> dx, dy;
+  Accumulate<T> scale, value_scale;
+  bool is_exact, packed;         ///< packed: rows may be read 16 bytes at a time
+  const Accumulate<T>* crowded;  ///< [heads][tokens][width], read for rows that meet a crowded bucket
+  const T* summed;               ///< [heads][summed_rows][width] sums of partner_y
+  std::int64_t summed_rows;
+};
+
+/// Deterministic. Cost: a head_width for each entry of the lists.
+template <class T, class Id>
+void visit_partners(Cuda& cuda, const PartnerVisits<T, Id>& visits);
+
+/// The same for rows whose width tensor cores take, in sequences so short that passing all partners of a
+/// sequence through shared memory moves fewer bytes than fetching each one where it is met.
+template <class Id>
+void visit_partners_resident(Cuda& cuda, const PartnerVisits<bfloat16, Id>& visits);
+/// Whether it serves this call.
+template <class Id>
+bool fits_resident_partners(const Cuda& cuda, const PartnerVisits<bfloat16, Id>& visits);
+
+}  // namespace tern::kernels

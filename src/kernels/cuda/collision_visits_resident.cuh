@@ -1,0 +1,263 @@
+// Stages of partners' rows in shared memory, and how a warp orders its partners: by stage, then so that rows
+// read together lie in different banks.
+#pragma once
+
+#include "kernels/cuda/collision_visits.h"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/ragged.cuh"
+#include "kernels/cuda/warp_products.cuh"
+
+namespace tern::kernels::resident {
+
+constexpr int warps = 16, threads = warps * warp_lanes;
+constexpr int tile_rows = 16, own_rows = warps * tile_rows;
+constexpr int width = 64;     // of rows
+constexpr int box_rows = 64;  // of the copy engine
+
+/// A partner: its row in the stage and its owner in the warp's tile; tile_rows owns empty slots.
+using Slot = std::uint16_t;
+constexpr int row_bits = 11;
+constexpr std::uint32_t row_mask = (1u << row_bits) - 1;
+
+/// Rows of different classes row % 8 have their chunks of 16 bytes in different banks. Partners are sorted by
+/// range, then by class: by bin.
+constexpr int classes = 8;
+constexpr int most_ranges = 16, most_bins = most_ranges * classes;
+/// A bin has a counter for each lane; the odd number of words keeps bins in different banks.
+constexpr int bin_words = warp_lanes / 2 + 1;
+
+/// Offset of chunk `chunk` of a row, as the copy engine swizzles them.
+__device__ __forceinline__ std::uint32_t place(std::uint32_t row, int chunk) {
+  return row * (2 * width) + ((static_cast<std::uint32_t>(chunk) ^ row % 8) << 4);
+}
+
+struct WarpMemory {
+  static constexpr int capacity = 976;
+  Slot list[capacity];
+  std::uint16_t offsets[most_bins + 8];  ///< of bins in the list
+};
+
+struct BlockMemory {
+  static constexpr int rows = 384;  ///< of a stage
+  struct Stage {
+    bfloat16 y[rows * width], x[rows * width];
+  } stage[2];
+  WarpMemory warp[warps];
+  std::uint64_t full[2];      ///< barriers: the stage has arrived
+  std::uint32_t finished[2];  ///< warps that are done with the stage
+  /// Bins whose counters fit into one stage's memory.
+  static constexpr int bins_beside_stage = static_cast<int>(sizeof(Stage)) / (warps * bin_words * 4);
+  static constexpr int longest = rows * std::min(most_ranges, 2 * bins_beside_stage / classes);  ///< sequence
+
+  /// Memory of a warp's counters: in the second stage, which is still free, or in both.
+  __device__ __forceinline__ std::uint32_t* counters(int warp_index, bool beside_stage) {
+    const int bins = beside_stage ? bins_beside_stage : 2 * bins_beside_stage;
+    return reinterpret_cast<std::uint32_t*>(stage + (beside_stage ? 1 : 0)) + warp_index * bins * bin_words;
+  }
+
+  /// Starts the copies of range `index` of the partners' rows, by one thread. Rows behind the sequence, which
+  /// nobody reads, come along.
+  __device__ __forceinline__ void copy(int index, const CUtensorMap& y, const CUtensorMap& x,
+                                       const SequenceRange& range, int head) {
+    const int first = index * rows, boxes = (min(rows, range.length - first) + box_rows - 1) / box_rows;
+    const std::uint32_t barrier = shared_address(full + index % 2);
+    constexpr int box = box_rows * width;
+    Stage& to = stage[index % 2];
+    hopper::arrive_expecting(barrier, 2 * boxes * box * static_cast<int>(sizeof(bfloat16)));
+    for (int i = 0; i < boxes; ++i) {
+      const int token = range.begin + first + i * box_rows;
+      hopper::copy_box(shared_address(to.y + i * box), y, barrier, 0, head, token);
+      hopper::copy_box(shared_address(to.x + i * box), x, barrier, 0, head, token);
+    }
+  }
+
+  /// One lane of each warp says that the warp has read its stage. True for the last one.
+  __device__ __forceinline__ bool finish(int buffer) {
+    __threadfence_block();
+    if (atomicAdd(&finished[buffer], 1u) != warps - 1) return false;
+    finished[buffer] = 0;
+    __threadfence_block();
+    return true;
+  }
+};
+
+/// The partners of a warp's rows, sorted by bin.
+template <class Id>
+struct PartnerPlan {
+  const Id* ids;
+  std::uint32_t first, count, before;  ///< of row lane % 16: its entries, and those of the rows before it
+  int total;
+
+  __device__ PartnerPlan(const PartnerVisits<bfloat16, Id>& p, int head, std::int64_t own, int rows)
+      : ids(p.collisions.lists.ids + head * p.collisions.lists.id_stride), first(0), count(0) {
+    const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+    if (lane < rows) {
+      const EntryRange range = p.collisions.lists.few[head * p.dx.tokens + own + lane];
+      first = range.first;
+      count = range.count;
+    }
+    const std::uint32_t end = inclusive_sum(count);
+    before = end - count;
+    total = static_cast<int>(__shfl_sync(0xFFFFFFFFu, end, warp_lanes - 1));
+  }
+
+  /// The first entries of each row in a window of the rows' joined lists, spread over the lanes.
+  struct Entries {
+    std::uint32_t pair[tile_rows];                 ///< two ids of each row, 32 entries apart
+    int low, high;                                 ///< the window's entries of row lane % 16
+    static constexpr std::uint32_t none = 0xFFFF;  // sequences are shorter
+  };
+  __device__ __forceinline__ Entries load(int window) const {
+    const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+    Entries entries;
+    entries.low = max(window - static_cast<int>(before), 0);
+    entries.high = min(window + WarpMemory::capacity - static_cast<int>(before), static_cast<int>(count));
+#pragma unroll
+    for (int row = 0; row < tile_rows; ++row) {
+      const int skipped = __shfl_sync(0xFFFFFFFFu, entries.low, row);
+      const int left = __shfl_sync(0xFFFFFFFFu, entries.high, row) - skipped - lane;
+      const Id* from = ids + __shfl_sync(0xFFFFFFFFu, first, row) + skipped + lane;
+      const std::uint32_t early = 0 < left ? from[0] : Entries::none;
+      const std::uint32_t late = warp_lanes < left ? from[warp_lanes] : Entries::none;
+      entries.pair[row] = early | late << 16;
+    }
+    return entries;
+  }
+
+  /// body(id, row) for all entries of the window, by the lane that owns the entry.
+  template <class Body>
+  __device__ __forceinline__ void for_each(const Entries& entries, const Body& body) const {
+#pragma unroll
+    for (int row = 0; row < tile_rows; ++row) {
+      const std::uint32_t early = entries.pair[row] & 0xFFFF, late = entries.pair[row] >> 16;
+      if (early != Entries::none) body(early, row);
+      if (late != Entries::none) body(late, row);
+    }
+    constexpr int loaded = 2 * warp_lanes;
+    if (__any_sync(0xFFFFFFFFu, entries.high - entries.low > loaded) == 0) return;
+#pragma unroll 1
+    for (int row = 0; row < tile_rows; ++row) {
+      const int skipped = __shfl_sync(0xFFFFFFFFu, entries.low, row);
+      const int left = __shfl_sync(0xFFFFFFFFu, entries.high, row) - skipped;
+      const Id* from = ids + __shfl_sync(0xFFFFFFFFu, first, row) + skipped;
+      for (int i = loaded + static_cast<int>(threadIdx.x) % warp_lanes; i < left; i += warp_lanes)
+        body(from[i], row);
+    }
+  }
+
+  /// Fills memory.list and memory.offsets; `counters` [bins][bin_words] is free to use.
+  __device__ void sort(WarpMemory& memory, std::uint32_t* counters, int ranges, int window) const {
+    const int lane = static_cast<int>(threadIdx.x) % warp_lanes, bins = ranges * classes;
+    constexpr auto rows = static_cast<std::uint32_t>(BlockMemory::rows);
+    auto* own = reinterpret_cast<std::uint16_t*>(counters) + lane;
+    const auto bin_of = [](std::uint32_t id) { return id / rows * classes + id % classes; };
+    const Entries entries = load(window);
+    for (int i = lane; i < bins * bin_words; i += warp_lanes) counters[i] = 0;
+    __syncwarp();
+    for_each(entries, [&](std::uint32_t id, int) { ++own[bin_of(id) * (2 * bin_words)]; });
+    __syncwarp();
+    std::uint32_t base = 0;
+    for (int first_bin = 0; first_bin < bins; first_bin += warp_lanes)
+      base = scan_bins(memory, counters + (first_bin + lane) * bin_words, first_bin + lane, bins, base);
+    if (lane == 0) memory.offsets[bins] = static_cast<std::uint16_t>(base);
+    __syncwarp();
+    for_each(entries, [&](std::uint32_t id, int row) {
+      const std::uint32_t at = own[bin_of(id) * (2 * bin_words)]++;
+      memory.list[at] = static_cast<Slot>(id % rows | static_cast<std::uint32_t>(row) << row_bits);
+    });
+    __syncwarp();
+  }
+
+ private:
+  /// Turns the counters of a bin, one for each lane, into places in the list from `base` on; a bin a lane.
+  __device__ __forceinline__ std::uint32_t scan_bins(WarpMemory& memory, std::uint32_t* counters, int bin,
+                                                     int bins, std::uint32_t base) const {
+    std::uint32_t pair[warp_lanes / 2], total = 0;
+#pragma unroll
+    for (int i = 0; i < warp_lanes / 2; ++i) {
+      pair[i] = bin < bins ? counters[i] : 0;
+      total += pair[i];
+    }
+    total = (total & 0xFFFF) + (total >> 16);
+    const std::uint32_t end = inclusive_sum(total);
+    std::uint32_t next = base + end - total;
+    if (bin < bins) {
+      memory.offsets[bin] = static_cast<std::uint16_t>(next);
+#pragma unroll
+      for (int i = 0; i < warp_lanes / 2; ++i) {
+        const std::uint32_t second = next + (pair[i] & 0xFFFF);
+        counters[i] = next | second << 16;
+        next = second + (pair[i] >> 16);
+      }
+    }
+    return base + __shfl_sync(0xFFFFFFFFu, end, warp_lanes - 1);
+  }
+
+  __device__ static __forceinline__ std::uint32_t inclusive_sum(std::uint32_t x) {
+    const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+#pragma unroll
+    for (int step = 1; step < warp_lanes; step *= 2) {
+      const std::uint32_t other = __shfl_up_sync(0xFFFFFFFFu, x, step);
+      if (lane >= step) x += other;
+    }
+    return x;
+  }
+};
+
+/// Zeros for the rows of no sequence.
+template <bool has_dy, class Id>
+__device__ inline void clear_rows(const PartnerVisits<bfloat16, Id>& p, const SequenceRange& range, int head) {
+  const std::int64_t size = static_cast<std::int64_t>(range.length) * width;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x; i < size;
+       i += static_cast<std::int64_t>(gridDim.x) * threads) {
+    const std::int64_t token = range.begin + i / width;
+    row_of(p.dx, token, head)[i % width] = {};
+    if constexpr (has_dy) row_of(p.dy, token, head)[i % width] = {};
+  }
+}
+
+/// Adds what crowded buckets give and writes a warp's rows.
+template <bool has_dy, class Id>
+__device__ __forceinline__ void store_rows(const PartnerVisits<bfloat16, Id>& p, float (&dx)[width / 8][4],
+                                           float (&dy)[width / 8][4], int head, int own, int rows) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
+  const PartnerLists<Id>& lists = p.collisions.lists;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = g + 8 * half;
+    if (row >= rows) continue;
+    const std::int64_t place = head * p.dx.tokens + own + row;
+    const EntryRange sums = lists.crowded[place];
+    bfloat16* to = row_of(p.dx, own + row, head);
+#pragma unroll
+    for (int c = 0; c < width / 8; ++c) {
+      float* sum = dx[c] + 2 * half;
+      if (sums.count > 0) {
+        const Pack<float, 2> crowded = load_pack<2>(p.crowded + place * width + 8 * c + 2 * t);
+        sum[0] += crowded.item[0];
+        sum[1] += crowded.item[1];
+      }
+      *reinterpret_cast<std::uint32_t*>(to + 8 * c + 2 * t) = pack_pair(p.scale * sum[0], p.scale * sum[1]);
+    }
+    if constexpr (has_dy) {
+      const std::uint32_t* summed = lists.sums + head * lists.sum_stride + sums.first;
+#pragma unroll 4
+      for (std::uint32_t e = 0; e < sums.count; ++e) {
+        const bfloat16* from = p.summed + (head * p.summed_rows + summed[e]) * width + 2 * t;
+#pragma unroll
+        for (int c = 0; c < width / 8; ++c) {
+          const auto pair = *reinterpret_cast<const std::uint32_t*>(from + 8 * c);
+          dy[c][2 * half] += first_of(pair);
+          dy[c][2 * half + 1] += second_of(pair);
+        }
+      }
+      to = row_of(p.dy, own + row, head);
+#pragma unroll
+      for (int c = 0; c < width / 8; ++c)
+        *reinterpret_cast<std::uint32_t*>(to + 8 * c + 2 * t) =
+            pack_pair(p.value_scale * dy[c][2 * half], p.value_scale * dy[c][2 * half + 1]);
+    }
+  }
+}
+
+}  // namespace tern::kernels::resident

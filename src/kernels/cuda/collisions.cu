@@ -1,0 +1,127 @@
+// Finds collisions: both sides are sorted by code, each own row gets a record of its bucket of partners for
+// each hash (collision_match_*.cu), and the records of all hashes are linked to one list a row
+// (collision_link.cu). Deterministic. Cost tokens * hashes for any data.
+#include "kernels/cuda/collisions.cuh"
+
+namespace tern::kernels {
+namespace {
+
+std::int64_t most_crowded(const Sequences& sequences) { return sequences.tokens / (few_rows + 1); }
+
+}  // namespace
+
+template <class Id>
+CollisionFinder<Id>::CollisionFinder(Cuda& cuda, const Sequences& sequences, int hashes, int bits, int heads,
+                                     bool both, bool in_fixed_order)
+    : cuda_(cuda),
+      sequences_(sequences),
+      hashes_(hashes),
+      bits_(bits),
+      heads_(heads),
+      segments_(in_fixed_order ? hashes : 1),
+      both_(both),
+      few_(cuda, heads * sequences.tokens),
+      crowded_(cuda, heads * sequences.tokens),
+      entries_(cuda, heads * link_capacity<Id>(sequences.tokens, hashes)),
+      buckets_(cuda, (both ? 2 : 1) * heads * hashes * most_crowded(sequences)),
+      counts_(cuda, 2 * (segments_ + heads)),
+      k_order_(cuda, heads * hashes * sequences.tokens),
+      q_order_(cuda, both ? heads * hashes * sequences.tokens : 0),
+      k_records_(cuda, both ? heads * hashes * sequences.tokens : 0) {
+  require(link_capacity<Id>(sequences.tokens, hashes) < std::int64_t{1} << 31,
+          "collisions: tokens * hashes must stay below 2^28, got {} * {}; split the batch", sequences.tokens,
+          hashes);
+}
+
+template <class Id>
+std::int64_t CollisionFinder<Id>::bytes_of_head(const Sequences& sequences, int hashes, int, bool both) {
+  const std::int64_t tokens = sequences.tokens, rows = tokens * hashes, sides = both ? 2 : 1;
+  const auto lists = static_cast<std::int64_t>(2 * tokens * sizeof(EntryRange) +
+                                               link_capacity<Id>(tokens, hashes) * sizeof(std::uint32_t));
+  const auto of_side = static_cast<std::int64_t>(hashes * most_crowded(sequences) * sizeof(CrowdedBucket) +
+                                                 rows * (sizeof(Id) + sizeof(std::uint32_t)));
+  return lists + sides * of_side;
+}
+
+template <class Id>
+void CollisionFinder<Id>::link(Direction direction, const std::uint32_t* records, const Id* partner_order) {
+  link_rows<Id>(cuda_, {sequences_, records, partner_order, few_.data(), crowded_.data(), entries_.data(),
+                        counts_of(direction) + segments_, link_capacity<Id>(sequences_.tokens, hashes_),
+                        found_heads_, hashes_});
+}
+
+template <class Id>
+template <class Code>
+void CollisionFinder<Id>::find(Cuda& cuda, const Code* q_codes, const Code* k_codes, int heads) {
+  ensure(heads <= heads_, "collisions: {} heads in a work area for {}", heads, heads_);
+  const std::int64_t tokens = sequences_.tokens, lists = std::int64_t{heads} * hashes_;
+  found_heads_ = heads;
+  check_cuda(
+      cudaMemsetAsync(counts_.data(), 0,
+                      static_cast<std::size_t>(2 * (segments_ + heads_)) * sizeof(std::uint32_t), cuda.stream),
+      "collisions: clear");
+  if (tokens == 0 || heads == 0) return;
+  const Scratch<std::uint32_t> q_records(cuda, lists * tokens);
+  MatchWork<Id, Code> work{sequences_,
+                           {q_codes, nullptr, q_records.data(), of_queries().crowded},
+                           {k_codes, k_order_.data(), nullptr, {}},
+                           hashes_,
+                           bits_,
+                           lists};
+  if (both_) {
+    work.q.order = q_order_.data();
+    work.k.records = k_records_.data();
+    work.k.crowded = collisions(keys, nullptr, nullptr).crowded;
+  }
+  if (sequences_.count > 0 && sequences_.longest > 0) {
+    if constexpr (sizeof(Id) == 2 && sizeof(Code) == 2) {
+      if (fits_short_rows(cuda, sequences_, bits_, both_))
+        match_short_rows(cuda, work);
+      else
+        match_long_rows(cuda, work);
+    } else {
+      match_long_rows(cuda, work);
+    }
+  }
+  link(queries, q_records.data(), k_order_.data());
+}
+
+template <class Id>
+Collisions<Id> CollisionFinder<Id>::collisions(Direction direction, const Id* own_order,
+                                               const Id* partner_order) const {
+  const std::int64_t tokens = sequences_.tokens, words = link_capacity<Id>(tokens, hashes_);
+  const std::int64_t most_buckets = heads_ * hashes_ * most_crowded(sequences_);
+  constexpr std::int64_t ids_of_word = sizeof(std::uint32_t) / sizeof(Id);
+  return {
+      {few_.data(), reinterpret_cast<const Id*>(entries_.data()), crowded_.data(), entries_.data(), tokens,
+       words * ids_of_word, words},
+      {buckets_.data() + direction * most_buckets, counts_of(direction), segments_, most_buckets / segments_},
+      own_order,
+      partner_order,
+      found_heads_,
+      hashes_};
+}
+
+template <class Id>
+Collisions<Id> CollisionFinder<Id>::of_queries() const {
+  return collisions(queries, both_ ? q_order_.data() : nullptr, k_order_.data());
+}
+
+template <class Id>
+Collisions<Id> CollisionFinder<Id>::of_keys() {
+  ensure(both_, "collisions: made for the direction of queries only");
+  if (sequences_.tokens > 0 && found_heads_ > 0) link(keys, k_records_.data(), q_order_.data());
+  return collisions(keys, k_order_.data(), q_order_.data());
+}
+
+template class CollisionFinder<std::uint16_t>;
+template class CollisionFinder<std::uint32_t>;
+#define TERN_INSTANTIATE(Id, Code) \
+  template void CollisionFinder<Id>::find<Code>(Cuda&, const Code*, const Code*, int);
+TERN_INSTANTIATE(std::uint16_t, std::uint16_t)
+TERN_INSTANTIATE(std::uint16_t, std::uint32_t)
+TERN_INSTANTIATE(std::uint32_t, std::uint16_t)
+TERN_INSTANTIATE(std::uint32_t, std::uint32_t)
+#undef TERN_INSTANTIATE
+
+}  // namespace tern::kernels
