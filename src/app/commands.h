@@ -17,6 +17,7 @@ void add_data_command(CLI::App& app);
 void add_checkpoint_command(CLI::App& app);
 void add_config_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
 
 /// Runs the program: parses, executes, prints errors to stderr. Returns the exit code.
 int run(const std::vector<std::string>& arguments);

@@ -59,6 +59,7 @@ void add_commands(CLI::App& app) {
   add_checkpoint_command(app);
   add_config_command(app);
   add_doctor_command(app);
+  add_bench_command(app);
 }
 
 /// The innermost command that the arguments reached.

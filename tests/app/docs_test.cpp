@@ -34,7 +34,7 @@ Pace pace_of(const std::string& line) {
 
 std::vector<fs::path> pages() {
   std::vector<fs::path> found;
-  for (const auto& entry : fs::directory_iterator(source_folder() / "docs"))
+  for (const auto& entry : fs::recursive_directory_iterator(source_folder() / "docs"))
     if (entry.path().extension() == ".md") found.push_back(entry.path());
   std::sort(found.begin(), found.end());
   if (fs::exists(source_folder() / "README.md")) found.push_back(source_folder() / "README.md");
@@ -125,10 +125,28 @@ TEST(Documentation, ConfigurationReferenceIsFresh) {
 
 TEST(Documentation, EveryCommandIsDescribed) {
   const std::string page = read_bytes(source_folder() / "docs/commands.md");
-  for (const char* command : {"train", "evaluate", "describe", "list attention", "list tasks", "list devices",
-                              "list schedules", "data prepare listops", "data verify", "data info",
-                              "checkpoint list", "checkpoint verify", "checkpoint average", "config show",
-                              "config check", "config diff", "config reference", "config keys", "doctor"})
+  for (const char* command : {"train",
+                              "evaluate",
+                              "describe",
+                              "list attention",
+                              "list tasks",
+                              "list devices",
+                              "list schedules",
+                              "data prepare listops",
+                              "data verify",
+                              "data info",
+                              "checkpoint list",
+                              "checkpoint verify",
+                              "checkpoint average",
+                              "config show",
+                              "config check",
+                              "config diff",
+                              "config reference",
+                              "config keys",
+                              "doctor",
+                              "bench attention",
+                              "bench model",
+                              "bench error"})
     EXPECT_TRUE(holds(page, "\ntern " + std::string(command))) << command;
 }
 

@@ -1,6 +1,6 @@
-"""Times PyTorch's fused exact attention at the sizes of benchmark_attention: one JSON line a case.
+"""Times PyTorch's fused exact attention at the sizes of `tern bench attention`, and prints JSON lines like it.
 
-python tools/peers/attention.py [--width 64] [--heads 8] [--tokens 65536] [--lengths 4096] [--dropout 0]
+python tools/peers/attention.py [--head-widths 64] [--heads 8] [--tokens 65536] [--lengths 4096] [--dropout 0]
                                 [--backends cudnn,flash] [--repetitions 20]
 """
 
@@ -26,8 +26,8 @@ def median_ms(repetitions, body):
     return sorted(times)[len(times) // 2]
 
 
-def run(options, backend, length):
-    shape = (options.tokens // length, options.heads, length, options.width)
+def run(options, backend, width, length):
+    shape = (max(options.tokens // length, 1), options.heads, length, width)
     q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     dy = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
@@ -46,18 +46,21 @@ def run(options, backend, length):
     print(
         json.dumps(
             {
-                "program": "attention.py",
-                "backend": backend,
+                "name": backend,
+                "kind": "softmax",
                 "length": length,
-                "tokens": options.tokens,
+                "head_width": width,
                 "heads": options.heads,
-                "width": options.width,
+                "tokens": shape[0] * length,
+                "dtype": "bfloat16",
+                "device": "cuda",
                 "dropout": options.dropout,
                 "forward_ms": forward,
                 "forward_backward_ms": forward_backward,
                 "peak_mib": (torch.cuda.max_memory_allocated() - before) / 2**20,
-                "torch": torch.__version__,
-                "device": torch.cuda.get_device_name(),
+                "repetitions": options.repetitions,
+                "path": f"torch {torch.__version__}, {backend}",
+                "gpu": torch.cuda.get_device_name(),
             }
         ),
         flush=True,
@@ -66,7 +69,7 @@ def run(options, backend, length):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--head-widths", default="64")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=65536)
     parser.add_argument("--lengths", default="1024,2048,4096,8192")
@@ -75,8 +78,9 @@ def main():
     parser.add_argument("--repetitions", type=int, default=20)
     options = parser.parse_args()
     for backend in options.backends.split(","):
-        for length in map(int, options.lengths.split(",")):
-            run(options, backend, length)
+        for width in map(int, options.head_widths.split(",")):
+            for length in map(int, options.lengths.split(",")):
+                run(options, backend, width, length)
 
 
 if __name__ == "__main__":

@@ -65,15 +65,19 @@ def peer_step(shape):
 
 def attention(build, case):
     width, heads, tokens, length, dropout = case
-    sizes = ["--width", width, "--heads", heads, "--tokens", tokens, "--lengths", length, "--dropout", dropout]
-    program = f"{build}/benchmark_attention"
-    rows = {"case": case, "tern": output_of([program, "--kind", "softmax"] + sizes)[0]}
+    sizes = ["--head-widths", width, "--heads", heads, "--tokens", tokens, "--lengths", length]
+    sizes += ["--dropout", dropout]
+    ours = [f"{build}/tern", "bench", "attention", "--json", "--quiet", "--device", "cuda"]
+    variants = ["--variant", "tern=softmax"]
     if dropout == 0:
-        rows["tern, deterministic"] = output_of([program, "--kind", "softmax", "--deterministic"] + sizes)[0]
-        rows["YOSO-E"] = output_of([program, "--kind", "expectation"] + sizes)[0]
-        rows["YOSO-32"] = output_of([program, "--kind", "sampled"] + sizes)[0]
-    for line in output_of([sys.executable, "tools/peers/attention.py"] + sizes):
-        rows[line["backend"]] = line
+        variants += ["--variant", "YOSO-E=yoso:form=expectation", "--variant", "YOSO-32=yoso:hashes=32"]
+    environment, *lines = output_of(ours + variants + sizes)
+    rows = {"case": case, "environment": environment["environment"]}
+    lines += output_of([sys.executable, "tools/peers/attention.py"] + sizes)
+    rows.update({line["name"]: line for line in lines})
+    if dropout == 0:
+        fixed = ["--deterministic", "--variant", "tern=softmax"]
+        rows["tern, deterministic"] = output_of(ours + fixed + sizes)[1]
     return rows
 
 
@@ -133,6 +137,12 @@ def step_table(result):
     return lines
 
 
+def times_text(row):
+    if row is None or row["forward_backward_ms"] is None:
+        return ""
+    return f"{row['forward_ms']:.2f} / {row['forward_backward_ms']:.2f}"
+
+
 def attention_table(result):
     columns = ["cudnn", "flash", "tern", "tern, deterministic", "YOSO-E", "YOSO-32"]
     titles = ["cuDNN", "FlashAttention-2", "tern softmax", "deterministic", "tern YOSO-E", "tern YOSO-32"]
@@ -142,10 +152,7 @@ def attention_table(result):
     ]
     for rows in result["attention"]:
         width, heads, tokens, length, dropout = rows["case"]
-        cells = [
-            f"{rows[c]['forward_ms']:.2f} / {rows[c]['forward_backward_ms']:.2f}" if c in rows else ""
-            for c in columns
-        ]
+        cells = [times_text(rows.get(column)) for column in columns]
         title = f"d = {width}, {heads * tokens // length} heads, n = {length:,}, dropout {dropout}"
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return lines
