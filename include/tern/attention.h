@@ -52,10 +52,13 @@ struct AttentionKind {
       build;
   /// Multiply-adds of one forward pass over one sequence of `length` tokens in one layer, all heads.
   std::function<double(const Choice& config, const AttentionShape& shape, double length)> multiply_adds;
+  /// Numbers that a layer keeps for the backward pass for each token, beyond a few rows of the model's width.
+  std::function<double(const Choice& config, const AttentionShape& shape)> kept_numbers;
 };
 
 /// The kind whose class is A: A::Config lists its fields; A(config, scope, shape) builds it; A::traits declares
-/// it; A::multiply_adds(config, shape, length) counts its work.
+/// it; A::multiply_adds(config, shape, length) counts its work, and A::kept_numbers(config, shape), where there
+/// is one, its memory.
 template <class A>
 AttentionKind attention_kind(std::string_view name, std::string_view summary) {
   return {
@@ -68,6 +71,11 @@ AttentionKind attention_kind(std::string_view name, std::string_view summary) {
       },
       [](const Choice& config, const AttentionShape& shape, double length) {
         return A::multiply_adds(config.as<typename A::Config>(), shape, length);
+      },
+      [](const Choice& config, const AttentionShape& shape) -> double {
+        if constexpr (requires { A::kept_numbers(config.as<typename A::Config>(), shape); })
+          return A::kept_numbers(config.as<typename A::Config>(), shape);
+        return 0;
       }};
 }
 

@@ -38,6 +38,8 @@ Tensor square(const Tensor& x);
 Tensor reciprocal(const Tensor& x);
 Tensor tanh(const Tensor& x);
 Tensor sigmoid(const Tensor& x);
+/// elu(x) + 1: x + 1 above 0, e^x elsewhere (Katharopoulos et al. 2020, equation 7).
+Tensor elu_plus_one(const Tensor& x);
 /// The same values in another number type; differentiable between floating types.
 Tensor cast(const Tensor& x, DType dtype);
 
@@ -175,5 +177,61 @@ Tensor hash_codes(const Tensor& x, const SequenceLayout& layout, const HashOptio
 /// * hashes * width.
 Tensor bernoulli_sample(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
                         const HashOptions& options, BernoulliGradient gradient, const RandomStream& stream);
+
+// ---- attention that is linear in features: rows [tokens, heads, width], strided views allowed ----
+
+/// Sum over the tokens t of each sequence of a_t b_t^T: a [tokens, heads, r], b [tokens, heads, d] ->
+/// [sequences, heads, r, d] of accumulate_type(). An empty sequence gives zeros. Cost tokens * heads * r * d.
+Tensor outer_sums(const Tensor& a, const Tensor& b, const SequenceLayout& layout);
+
+struct RowProductOptions {
+  bool transpose = false;
+};
+/// y_t = M^T x_t with M of t's sequence and head: x [tokens, heads, r], matrices [sequences, heads, r, d] of
+/// accumulate_type() -> [tokens, heads, d]; with `transpose` y_t = M x_t, matrices [sequences, heads, d, r].
+/// The gradients of outer_sums are row_products, and the other way round. Cost as above.
+Tensor row_products(const Tensor& x, const Tensor& matrices, const SequenceLayout& layout,
+                    RowProductOptions options = {});
+
+/// sum_j (q_i . k_j) v_j / (sum_j q_i . k_j + epsilon) over the tokens j of i's sequence: attention whose
+/// weights are products of features q, k [tokens, heads, r] (Katharopoulos et al. 2020, equation 5); v [tokens,
+/// heads, d]. The denominator must not be 0, which positive features or epsilon see to. Cost as above; memory
+/// linear.
+Tensor feature_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                         double epsilon);
+
+/// Entries of taylor_features for rows of `width`: 1 + width + width (width + 1) / 2, rounded up to a multiple
+/// of 8.
+std::int64_t taylor_feature_count(std::int64_t width);
+/// Features phi of x [tokens, heads, width], width at most 64 -> [tokens, heads, taylor_feature_count(width)]
+/// with phi(q) . phi(k) = 1 + s + s^2 / 2 for s = q . k / sqrt(width): the exponential's series up to the
+/// second order.
+Tensor taylor_features(const Tensor& x);
+
+/// When random directions change: every `interval` steps of the stream, which is read on the device; 0 means
+/// never.
+struct RedrawOptions {
+  RandomStream stream;
+  std::uint32_t interval = 0;
+};
+/// Random directions [directions, width] in groups of `width` orthogonal rows, each row distributed like a
+/// vector of independent standard normals (Yu et al. 2016, "Orthogonal random features", section 3); rounded to
+/// bfloat16, so that devices agree. The step belongs to one forward and backward pass. Cost directions *
+/// width^2.
+Tensor orthogonal_directions(const Shape& shape, const RedrawOptions& options, DType dtype, Device device = {});
+
+enum class FeatureSide { query, key };
+struct PositiveFeatureOptions {
+  FeatureSide side = FeatureSide::query;
+  double scale = 1;       ///< of x; width^(-1/4) on both sides gives weights near exp(q . k / sqrt(width))
+  double stabilizer = 0;  ///< added to every feature
+};
+/// Features exp(w_f . x - |x|^2 / 2 - shift) + stabilizer of scaled rows x [tokens, heads, width] for
+/// directions w [features, width] of x's type -> [tokens, heads, features] (FAVOR+, Choromanski et al. 2021,
+/// lemma 1). The shift is the row's largest exponent for queries and the sequence's and head's for keys: it
+/// cancels in attention and counts as a constant in the gradient of x; directions have none. Cost tokens *
+/// heads * features * width.
+Tensor positive_features(const Tensor& x, const Tensor& directions, const SequenceLayout& layout,
+                         const PositiveFeatureOptions& options);
 
 }  // namespace tern

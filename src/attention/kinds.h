@@ -5,8 +5,11 @@
 
 namespace tern {
 
+AttentionKind linear_attention();
 AttentionKind no_attention();
+AttentionKind performer_attention();
 AttentionKind softmax_attention_kind();
+AttentionKind taylor_attention();
 AttentionKind yoso_attention();
 
 }  // namespace tern

@@ -6,7 +6,8 @@
 namespace tern {
 
 const std::vector<AttentionKind>& attention_kinds() {
-  static const std::vector all{no_attention(), softmax_attention_kind(), yoso_attention()};
+  static const std::vector all{no_attention(),     softmax_attention_kind(), yoso_attention(),
+                               linear_attention(), performer_attention(),    taylor_attention()};
   return all;
 }
 

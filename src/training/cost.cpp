@@ -16,13 +16,16 @@ struct Widths {
         layers(static_cast<double>(model.layers)) {}
 };
 
+AttentionShape shape_of(const ModelConfig& model, const TaskInterface& task, std::int64_t length) {
+  return {model.heads, model.width / model.heads, std::max(task.padded_length, length)};
+}
+
 /// Multiply-adds of all layers for one sequence.
 double encoder_multiply_adds(const ModelConfig& model, const TaskInterface& task, std::int64_t length) {
   const Widths x(model);
   const auto tokens = static_cast<double>(length);
-  const AttentionShape shape{model.heads, model.width / model.heads, std::max(task.padded_length, length)};
-  const double attention =
-      find_attention_kind(model.attention.kind()).multiply_adds(model.attention, shape, tokens);
+  const double attention = find_attention_kind(model.attention.kind())
+                               .multiply_adds(model.attention, shape_of(model, task, length), tokens);
   return x.layers * (tokens * (4 * x.width * x.width + 2 * x.width * x.hidden) + attention);
 }
 
@@ -32,9 +35,11 @@ double head_multiply_adds(const ModelConfig& model, const TaskInterface& task) {
 }
 
 /// Floats that are alive for each token at the peak of a step.
-double floats_of_token(const ModelConfig& model) {
+double floats_of_token(const ModelConfig& model, const AttentionShape& shape) {
   const Widths x(model);
-  const double layer = (4 + 3 + mechanism_rows) * x.width + x.hidden;
+  const double mechanism = mechanism_rows * x.width +
+                           find_attention_kind(model.attention.kind()).kept_numbers(model.attention, shape);
+  const double layer = (4 + 3) * x.width + mechanism + x.hidden;
   const double kept = model.recompute ? 2 * x.layers * x.width + layer : x.layers * layer;
   const double in_flight = std::max(8 * x.width, 3 * x.width + 2 * x.hidden);
   return kept + in_flight;
@@ -51,7 +56,8 @@ Cost estimate_cost(const ModelConfig& model, const TaskInterface& task, std::int
   cost.forward_operations = encoder + head;
   cost.training_operations = 3 * cost.forward_operations + (model.recompute ? encoder : 0);
   cost.training_bytes = bytes_of_float * (4 * static_cast<double>(parameters) +
-                                          sequences * static_cast<double>(length) * floats_of_token(model));
+                                          sequences * static_cast<double>(length) *
+                                              floats_of_token(model, shape_of(model, task, length)));
   return cost;
 }
 

@@ -23,7 +23,9 @@ std::vector<Variant> variants() {
                            {"yoso", {"bits=5", "hashes=6"}},
                            {"yoso", {"bits=5", "hashes=6", "gradient=exact", "conv_window=3"}},
                            {"yoso", {"bits=5", "hashes=6", "hash=interleaved"}},
-                           {"yoso", {"bits=5", "hashes=6", "hash=hadamard"}}};
+                           {"yoso", {"bits=5", "hashes=6", "hash=hadamard"}},
+                           {"linear", {"published=true"}},
+                           {"performer", {"kernel=relu"}}};
   for (const AttentionKind& kind : attention_kinds())
     if (kind.name != "softmax" && kind.name != "yoso") out.push_back({std::string(kind.name), {}});
   return out;

@@ -1,0 +1,159 @@
+// Attention that is linear in features: outer sums, row products, and both with their denominator.
+#include "kernels/sequence_products.h"
+
+#include "ops/attention_inputs.h"
+
+namespace tern {
+namespace {
+
+using kernels::MatrixOrder;
+
+template <class T>
+using Use = typename kernels::RowTotals<T>::Use;
+
+void require_rows(const char* op, const Tensor& a, const Tensor& b, const SequenceLayout& layout) {
+  require_floating(op, a);
+  require(a.rank() == 3 && b.rank() == 3 && a.size(0) == layout.tokens() && b.size(0) == layout.tokens() &&
+              a.size(1) == b.size(1) && a.size(2) > 0 && b.size(2) > 0 && a.dtype() == b.dtype(),
+          "{}: needs two tensors [{}, heads, width] of one type, got {} {} and {} {}", op, layout.tokens(),
+          a.dtype(), a.shape(), b.dtype(), b.shape());
+}
+
+/// Sums of a b^T, and of the rows of a where `totals` is defined, with `weights` where they are.
+Tensor summed(const Tensor& a, const Tensor& b, const SequenceLayout& layout, const Tensor& totals = {},
+              const Tensor& weights = {}) {
+  const Tensor out = empty_sums({layout.sequences(), a.size(1), a.size(2), b.size(2)}, a);
+  dispatch(a, [&]<class T>(auto& device, Type<T>) {
+    kernels::outer_sums<T>(device, sequences_of(layout),
+                           {heads_of<const T>(a), heads_of<const T>(b), out.data<Accumulate<T>>(),
+                            data_or_null<Accumulate<T>>(totals), data_or_null<Accumulate<T>>(weights)});
+  });
+  return out;
+}
+
+/// A new tensor for the products of x's rows with `matrices`.
+Tensor empty_products(const Tensor& x, const Tensor& matrices, MatrixOrder order) {
+  return empty({x.size(0), x.size(1), matrices.size(order == MatrixOrder::plain ? 3 : 2)}, x.dtype(),
+               x.device());
+}
+
+Tensor multiplied(const Tensor& x, const Tensor& matrices, const SequenceLayout& layout, MatrixOrder order) {
+  const Tensor y = empty_products(x, matrices, order);
+  dispatch(x, [&]<class T>(auto& device, Type<T>) {
+    kernels::row_products<T>(device, sequences_of(layout),
+                             {heads_of<const T>(x), matrices.data<Accumulate<T>>(), order, heads_of<T>(y)});
+  });
+  return y;
+}
+
+/// y = M x + weights vector, written to `y`; weights of one where they are undefined.
+void multiply_and_add(const Tensor& x, const Tensor& matrices, const SequenceLayout& layout,
+                      const Tensor& vectors, const Tensor& weights, const Tensor& y) {
+  dispatch(x, [&]<class T>(auto& device, Type<T>) {
+    using A = Accumulate<T>;
+    kernels::row_products<T>(
+        device, sequences_of(layout),
+        {heads_of<const T>(x),
+         matrices.data<A>(),
+         MatrixOrder::transposed,
+         heads_of<T>(y),
+         {.use = Use<T>::add, .vectors = vectors.data<A>(), .weights = data_or_null<A>(weights)}});
+  });
+}
+
+/// Gradients of n and of the divisors in y = n / divisors.
+struct Quotient {
+  Tensor dn, ddivisors;
+};
+Quotient divided_backward(const Tensor& y, const Tensor& dy, const Tensor& divisors) {
+  const Quotient out{empty(y.shape(), y.dtype(), y.device()), empty_like(divisors)};
+  dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+    using A = Accumulate<T>;
+    kernels::divided_rows_backward<T>(device, heads_of<const T>(y), heads_of<const T>(dy), divisors.data<A>(),
+                                      out.dn.data<T>(), out.ddivisors.data<A>());
+  });
+  return out;
+}
+
+}  // namespace
+
+Tensor outer_sums(const Tensor& first, const Tensor& second, const SequenceLayout& layout) {
+  require_rows("outer_sums", first, second, layout);
+  const Tensor a = with_unit_width(first), b = with_unit_width(second);
+  return record("outer_sums", summed(a, b, layout), {first, second},
+                [=](const Tensor& gradient, GradientSink& sink) {
+                  const Tensor dm = contiguous_constant(gradient);
+                  if (sink.wants(0)) sink.add(0, multiplied(b, dm, layout, MatrixOrder::transposed));
+                  if (sink.wants(1)) sink.add(1, multiplied(a, dm, layout, MatrixOrder::plain));
+                });
+}
+
+Tensor row_products(const Tensor& input, const Tensor& factors, const SequenceLayout& layout,
+                    RowProductOptions options) {
+  require_floating("row_products", input);
+  require(input.rank() == 3 && input.size(0) == layout.tokens() && factors.rank() == 4 &&
+              factors.dtype() == accumulate_type(input.dtype()) && factors.size(0) == layout.sequences() &&
+              factors.size(1) == input.size(1) && factors.size(options.transpose ? 3 : 2) == input.size(2) &&
+              factors.size(2) > 0 && factors.size(3) > 0,
+          "row_products: x [{}, heads, width] needs {} matrices [{}, heads, width, columns] (transposed: [..., "
+          "columns, width]), got {} {} and {} {}, transposed: {}",
+          layout.tokens(), accumulate_type(input.dtype()), layout.sequences(), input.dtype(), input.shape(),
+          factors.dtype(), factors.shape(), options.transpose);
+  const Tensor x = with_unit_width(input), matrices = contiguous_constant(factors);
+  const auto order = options.transpose ? MatrixOrder::transposed : MatrixOrder::plain;
+  return record("row_products", multiplied(x, matrices, layout, order), {input, factors},
+                [=](const Tensor& gradient, GradientSink& sink) {
+                  const Tensor dy = with_unit_width(gradient);
+                  const auto back = options.transpose ? MatrixOrder::plain : MatrixOrder::transposed;
+                  if (sink.wants(0)) sink.add(0, multiplied(dy, matrices, layout, back));
+                  if (sink.wants(1))
+                    sink.add(1, options.transpose ? summed(dy, x, layout) : summed(x, dy, layout));
+                });
+}
+
+Tensor feature_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                         const SequenceLayout& layout, double epsilon) {
+  require_rows("feature_attention", query, value, layout);
+  require_rows("feature_attention", key, value, layout);
+  require(query.size(2) == key.size(2),
+          "feature_attention: queries and keys must have the same features, got {} and {}", query.shape(),
+          key.shape());
+  require(epsilon >= 0, "feature_attention: epsilon must be at least 0, got {}", epsilon);
+  const Tensor q = with_unit_width(query), k = with_unit_width(key), v = with_unit_width(value);
+  const Tensor totals = empty_sums({layout.sequences(), k.size(1), k.size(2)}, k);
+  const Tensor matrices = summed(k, v, layout, totals);
+  const Tensor y = empty_products(q, matrices, MatrixOrder::plain),
+               divisors = empty_sums({q.size(0), q.size(1)}, q);
+  dispatch(q, [&]<class T>(auto& device, Type<T>) {
+    using A = Accumulate<T>;
+    kernels::row_products<T>(device, sequences_of(layout),
+                             {heads_of<const T>(q),
+                              matrices.data<A>(),
+                              MatrixOrder::plain,
+                              heads_of<T>(y),
+                              {.use = Use<T>::divide,
+                               .vectors = totals.data<A>(),
+                               .epsilon = epsilon,
+                               .divisors = divisors.data<A>()}});
+  });
+  return record("feature_attention", y, {query, key, value}, [=](const Tensor& gradient, GradientSink& sink) {
+    const Quotient quotient = divided_backward(y, with_unit_width(gradient), divisors);
+    const auto like = [](const Tensor& x) { return empty(x.shape(), x.dtype(), x.device()); };
+    if (sink.wants(0)) {
+      const Tensor dq = like(q);
+      multiply_and_add(quotient.dn, matrices, layout, totals, quotient.ddivisors, dq);
+      sink.add(0, dq);
+    }
+    if (!sink.wants(1) && !sink.wants(2)) return;
+    const Tensor dtotals = empty_like(totals),
+                 dmatrices = summed(q, quotient.dn, layout, dtotals, quotient.ddivisors);
+    if (sink.wants(1)) {
+      const Tensor dk = like(k);
+      multiply_and_add(v, dmatrices, layout, dtotals, {}, dk);
+      sink.add(1, dk);
+    }
+    if (sink.wants(2)) sink.add(2, multiplied(k, dmatrices, layout, MatrixOrder::plain));
+  });
+}
+
+}  // namespace tern

@@ -1,0 +1,196 @@
+#include "support/devices.h"
+#include "support/op_case.h"
+#include "support/thrown_error.h"
+#include "support/tolerance.h"
+#include "tern/ops.h"
+
+namespace tern::test {
+namespace {
+
+/// Calls body(sequence, token, head) for all tokens of the layout's sequences.
+template <class Body>
+void for_each_row(const SequenceLayout& layout, std::int64_t heads, const Body& body) {
+  const auto offsets = layout.offsets.to_vector<std::int32_t>();
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+    for (std::int64_t t = offsets[s]; t < offsets[s + 1]; ++t)
+      for (std::int64_t h = 0; h < heads; ++h) body(static_cast<std::int64_t>(s), t, h);
+}
+
+Array summed_products(const Arrays& in, const SequenceLayout& layout) {
+  const Array &a = in[0], &b = in[1];
+  const std::int64_t heads = a.size(1), r = a.size(2), d = b.size(2);
+  Array out({layout.sequences(), heads, r, d});
+  for_each_row(layout, heads, [&](std::int64_t s, std::int64_t t, std::int64_t h) {
+    for (std::int64_t i = 0; i < r; ++i)
+      for (std::int64_t j = 0; j < d; ++j)
+        out[((s * heads + h) * r + i) * d + j] += a[(t * heads + h) * r + i] * b[(t * heads + h) * d + j];
+  });
+  return out;
+}
+
+Array multiplied_rows(const Arrays& in, const SequenceLayout& layout, bool transpose) {
+  const Array &x = in[0], &m = in[1];
+  const std::int64_t heads = x.size(1), depth = x.size(2), width = m.size(transpose ? 2 : 3);
+  Array out({x.size(0), heads, width});
+  for_each_row(layout, heads, [&](std::int64_t s, std::int64_t t, std::int64_t h) {
+    for (std::int64_t i = 0; i < depth; ++i)
+      for (std::int64_t j = 0; j < width; ++j)
+        out[(t * heads + h) * width + j] +=
+            x[(t * heads + h) * depth + i] *
+            m[(s * heads + h) * depth * width + (transpose ? j * depth + i : i * width + j)];
+  });
+  return out;
+}
+
+/// Attention by its definition: the weights of all pairs.
+Array attended_by_features(const Arrays& in, const SequenceLayout& layout, double epsilon) {
+  const Array &q = in[0], &k = in[1], &v = in[2];
+  const std::int64_t heads = q.size(1), r = q.size(2), d = v.size(2);
+  const auto offsets = layout.offsets.to_vector<std::int32_t>();
+  Array out(v.shape);
+  for_each_row(layout, heads, [&](std::int64_t s, std::int64_t i, std::int64_t h) {
+    double total = epsilon;
+    std::vector<double> sums(static_cast<std::size_t>(d));
+    for (std::int64_t j = offsets[static_cast<std::size_t>(s)]; j < offsets[static_cast<std::size_t>(s) + 1];
+         ++j) {
+      double weight = 0;
+      for (std::int64_t c = 0; c < r; ++c) weight += q[(i * heads + h) * r + c] * k[(j * heads + h) * r + c];
+      total += weight;
+      for (std::int64_t c = 0; c < d; ++c)
+        sums[static_cast<std::size_t>(c)] += weight * v[(j * heads + h) * d + c];
+    }
+    for (std::int64_t c = 0; c < d; ++c)
+      out[(i * heads + h) * d + c] = sums[static_cast<std::size_t>(c)] / total;
+  });
+  return out;
+}
+
+struct Extents {
+  std::vector<int> lengths;
+  std::int64_t heads, rows, columns;
+};
+/// One token, empty sequences, lengths around the tiles, widths that fill tiles, end inside them and fit no
+/// pack.
+const std::vector<Extents> extents{{{1}, 1, 1, 1},         {{3, 0, 2}, 2, 3, 5}, {{35, 130, 1}, 2, 8, 16},
+                                   {{65, 127}, 1, 72, 24}, {{129}, 2, 33, 7},    {{0, 70}, 3, 64, 64}};
+
+TEST(OuterSums, ragged_batches) {
+  std::vector<OpCase> cases;
+  for (const Extents& e : extents) {
+    const SequenceLayout layout = layout_of(e.lengths, 200);
+    cases.push_back({.name = format_text("outer_sums of {}, {} x {}", e.lengths, e.rows, e.columns),
+                     .inputs = {normal_array({layout.tokens(), e.heads, e.rows}, 160),
+                                normal_array({layout.tokens(), e.heads, e.columns}, 161)},
+                     .function = one_result([=](auto x) { return outer_sums(x[0], x[1], on(x[0], layout)); }),
+                     .reference = one_array([=](const Arrays& x) { return summed_products(x, layout); }),
+                     .reduction_length = 130 + std::max(e.rows, e.columns)});
+  }
+  check(cases);
+}
+
+TEST(RowProducts, ragged_batches_both_orders) {
+  std::vector<OpCase> cases;
+  for (const Extents& e : extents)
+    for (const bool transpose : {false, true}) {
+      const SequenceLayout layout = layout_of(e.lengths, 200);
+      const Shape matrices = transpose ? Shape{layout.sequences(), e.heads, e.columns, e.rows}
+                                       : Shape{layout.sequences(), e.heads, e.rows, e.columns};
+      cases.push_back(
+          {.name = format_text("row_products of {}, {} x {}, transposed: {}", e.lengths, e.rows, e.columns,
+                               transpose),
+           .inputs = {normal_array({layout.tokens(), e.heads, e.rows}, 162), normal_array(matrices, 163)},
+           .function =
+               one_result([=](auto x) { return row_products(x[0], x[1], on(x[0], layout), {transpose}); }),
+           .reference = one_array([=](const Arrays& x) { return multiplied_rows(x, layout, transpose); }),
+           .parameters = {1},
+           .reduction_length = 130 + std::max(e.rows, e.columns)});
+    }
+  check(cases);
+}
+
+/// Positive features, as attention has them.
+TEST(FeatureAttention, equals_its_definition) {
+  std::vector<OpCase> cases;
+  for (const Extents& e : extents) {
+    // one token: the gradients of its features all but vanish, and rounding of the output is all that is left
+    if (e.lengths == std::vector{1}) continue;
+    const SequenceLayout layout = layout_of(e.lengths, 200);
+    const Shape features{layout.tokens(), e.heads, e.rows};
+    cases.push_back(
+        {.name = format_text("feature_attention of {}, {} features, width {}", e.lengths, e.rows, e.columns),
+         .inputs = {uniform_array(features, 164, 0.1, 1), uniform_array(features, 165, 0.1, 1),
+                    normal_array({layout.tokens(), e.heads, e.columns}, 166)},
+         .function =
+             one_result([=](auto x) { return feature_attention(x[0], x[1], x[2], on(x[0], layout), 0.01); }),
+         .reference = one_array([=](const Arrays& x) { return attended_by_features(x, layout, 0.01); }),
+         .reduction_length = 200});
+  }
+  check(cases);
+}
+
+/// Longer than what one chunk sums, on the CPU and on a GPU.
+TEST(OuterSums, long_sequences_are_summed_in_chunks) {
+  const SequenceLayout layout = layout_of({9000, 5, 600}, 9000);
+  const Array a = normal_array({layout.tokens(), 1, 3}, 167), b = normal_array({layout.tokens(), 1, 4}, 168);
+  const Array ones({layout.tokens(), 1, 4}, 1);
+  const Arrays positive{mapped(a, [](double x) { return std::abs(x); }),
+                        mapped(a, [](double x) { return x * x; }), b};
+  const Array sums = summed_products({a, b}, layout), products = summed_products({positive[1], b}, layout),
+              totals = summed_products({positive[1], ones}, layout);
+  Array quotient = multiplied_rows({positive[0], products}, layout, false);
+  const Array divisors = multiplied_rows({positive[0], totals}, layout, false);
+  for (std::int64_t i = 0; i < quotient.count(); ++i) quotient[i] /= divisors[i];
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::float64, DType::float32}) {
+      const auto to = [&](const Array& x) { return tensor_of(x, dtype, device); };
+      const SequenceLayout there = on(to(a), layout);
+      EXPECT_EQ(
+          difference(outer_sums(to(a), to(b), there).to_vector<double>(), sums.values, tolerance(dtype, 9000)),
+          "");
+      EXPECT_EQ(
+          difference(feature_attention(to(positive[0]), to(positive[1]), to(b), there, 0).to_vector<double>(),
+                     quotient.values, tolerance(dtype, 9000)),
+          "");
+    }
+}
+
+/// Rows beyond the last sequence take no part and become zero, also as gradients.
+TEST(SequenceProducts, unused_capacity_is_zero) {
+  std::vector<std::int32_t> position;
+  for (int i = 0; i < 70; ++i) position.push_back(i < 40 ? i : i - 40);
+  const SequenceLayout layout = make_layout(arrange_sequences({0, 40, 70}, position, {40, 41}, 100, 128));
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
+      if (dtype == DType::bfloat16 && device == Device{}) continue;
+      const auto rows = [&](std::uint64_t seed) {
+        return leaf(tensor_of(uniform_array({128, 2, 16}, seed, 0.1, 1), dtype, device));
+      };
+      const std::vector<Tensor> x{rows(1), rows(2), rows(3)};
+      const Tensor y = feature_attention(x[0], x[1], x[2], on(x[0], layout), 0);
+      backward(y);
+      std::vector<Tensor> all{y};
+      for (const Tensor& leaf : x) all.push_back(gradient_of(leaf));
+      for (const Tensor& values : all) {
+        EXPECT_EQ(values.narrowed(0, 70, 58).to_vector<double>(), std::vector<double>(58 * 32, 0));
+        EXPECT_NE(values.narrowed(0, 0, 70).to_vector<double>(), std::vector<double>(70 * 32, 0));
+      }
+    }
+}
+
+TEST(SequenceProducts, mistakes_are_named) {
+  const SequenceLayout layout = layout_of({2}, 4);
+  const Tensor x = zeros({2, 3, 4}, DType::float32), y = zeros({3, 3, 4}, DType::float32);
+  EXPECT_TRUE(mentions(thrown_error([&] { outer_sums(x, y, layout); }),
+                       "outer_sums: needs two tensors [2, heads, width] of one type"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         row_products(x, zeros({1, 3, 5, 4}, DType::float32), layout);
+                       }),
+                       "row_products: x [2, heads, width] needs float32 matrices [1, heads, width, columns]"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         feature_attention(x, zeros({2, 3, 5}, DType::float32), x, layout, 0);
+                       }),
+                       "feature_attention: queries and keys must have the same features"));
+}
+
+}  // namespace
+}  // namespace tern::test
