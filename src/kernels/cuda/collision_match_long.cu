@@ -217,9 +217,12 @@ __global__ void __launch_bounds__(match_threads) match_sorted(MatchWork<Id, Code
 template <class Id, class Code>
 void match(Cuda& cuda, const MatchWork<Id, Code>& work) {
   const auto tiles = static_cast<int>((work.sequences.longest + match_threads - 1) / match_threads);
-  match_sorted<Id, Code>
-      <<<static_cast<unsigned>(work.lists * work.sequences.count * tiles), match_threads, 0, cuda.stream>>>(
-          work, tiles);
+  const std::int64_t blocks = work.lists * work.sequences.count * tiles;
+  require(blocks < std::int64_t{1} << 31,
+          "collisions: (heads * hashes) * sequences * (longest / {}) must lie below 2^31, got {} * {} * {}; "
+          "put fewer short sequences beside a long one",
+          match_threads, work.lists, work.sequences.count, tiles);
+  match_sorted<Id, Code><<<static_cast<unsigned>(blocks), match_threads, 0, cuda.stream>>>(work, tiles);
   check_launch("collisions: match_sorted");
 }
 
