@@ -97,6 +97,8 @@ std::string errors_text(const std::vector<io::Json>& rows);
 
 /// Prints one row as JSON, at once: a case may take long.
 void print_json_line(const io::Json& row);
+/// --plot and --json of the studies of time.
+void add_output_options(CLI::App& command, std::filesystem::path& plot, bool& as_json);
 /// {"environment": ...}: the first line of every output.
 io::Json environment_line();
 /// To be called before the work: throws Error(cannot_create) where `file` cannot become a file.

@@ -316,9 +316,7 @@ void add_bench_model(CLI::App& bench) {
       ->capture_default_str();
   add_place_options(*command, options->place);
   add_repetition_options(*command, options->repetitions);
-  command->add_option("--plot", options->plot, "also write time against length to this SVG file");
-  command->add_flag("--json", options->as_json,
-                    "print JSON Lines: the environment, then one line for each case");
+  add_output_options(*command, options->plot, options->as_json);
   command->callback([options] { bench_model(*options); });
 }
 

@@ -131,6 +131,11 @@ void add_repetition_options(CLI::App& command, Repetitions& repetitions) {
       ->capture_default_str();
 }
 
+void add_output_options(CLI::App& command, std::filesystem::path& plot, bool& as_json) {
+  command.add_option("--plot", plot, "also write time against length to this SVG file");
+  command.add_flag("--json", as_json, "print JSON Lines: the environment, then one line for each case");
+}
+
 std::string Place::dtype_name() const {
   for (const auto& known : enum_names(precision))
     if (known.value == precision) return std::string(known.name);

@@ -2,6 +2,7 @@
 // Cost: the bytes of the listed rows.
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/bucket_gather.h"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/ragged.cuh"
 
 namespace tern::kernels {
@@ -127,19 +128,12 @@ void launch(Cuda& cuda, const BucketGather<T, Id>& work) {
   check_launch("bucket_sum: gather");
 }
 
-template <class T>
-bool is_packed(const Heads<T>& x) {
-  constexpr int items = pack_items<std::remove_const_t<T>>;
-  return is_aligned(16, x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
-         x.head_stride % items == 0;
-}
-
 }  // namespace
 
 template <class T, class Id>
 void gather_rows(Cuda& cuda, const BucketGather<T, Id>& work) {
   constexpr int items = pack_items<T>;
-  if (!is_packed(work.value) || !is_packed(work.out) || !is_aligned(16, work.summed))
+  if (!rows_are_packed(work.value) || !rows_are_packed(work.out) || !is_aligned(16, work.summed))
     launch<16, 1>(cuda, work);
   else if (work.out.width <= 4 * items)
     launch<4, items>(cuda, work);

@@ -2,6 +2,7 @@
 // of a sequence and works through the own rows of that sequence. Deterministic: a fixed order of additions.
 // Cost: each listed row is read once from shared memory; lists once for each slice.
 #include "kernels/cuda/bucket_gather_resident.cuh"
+#include "kernels/cuda/heads.cuh"
 
 namespace tern::kernels {
 namespace {
@@ -72,12 +73,6 @@ std::size_t shared_bytes(std::int64_t longest, int threads) {
   return static_cast<std::size_t>((longest + 1) * Rows::bytes + threads / warp_lanes * Rows::stage_bytes);
 }
 
-template <class T>
-bool is_packed(const Heads<T>& x) {
-  return is_aligned(16, x.data) && x.width % part_columns == 0 && x.token_stride % part_columns == 0 &&
-         x.head_stride % part_columns == 0;
-}
-
 /// Blocks that share the own rows of one slice: as many as make the time least, where bringing a slice costs a
 /// tenth of its sums and multiprocessors take `together` blocks in all.
 int splits_for(std::int64_t slices, std::int64_t together) {
@@ -123,7 +118,7 @@ bool fits(const Cuda& cuda, const Work& work) {
 }  // namespace
 
 int resident_parts(const Cuda& cuda, const Work& work) {
-  if (!is_packed(work.value) || !is_packed(work.out) || !is_aligned(16, work.summed)) return 0;
+  if (!rows_are_packed(work.value) || !rows_are_packed(work.out) || !is_aligned(16, work.summed)) return 0;
   if (fits<8>(cuda, work)) return 8;
   return fits<4>(cuda, work) ? 4 : 0;
 }

@@ -5,13 +5,11 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/bucket_gather.h"
 #include "kernels/cuda/collision_crowded.h"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/hashing.h"
 
 namespace tern::kernels {
 namespace {
-
-/// Heads are worked off in groups whose work area stays near this.
-constexpr std::int64_t work_bytes = std::int64_t{72} << 20;
 
 template <class T, class Id>
 void gather(Cuda& cuda, const BucketGather<T, Id>& work) {
@@ -24,22 +22,14 @@ void gather(Cuda& cuda, const BucketGather<T, Id>& work) {
   gather_rows(cuda, work);
 }
 
-template <class X>
-Heads<X> some_heads(Heads<X> all, int first, int count) {
-  all.data += first * all.head_stride;
-  all.heads = count;
-  return all;
-}
-
 template <class T, class Code, class Id>
 void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const Code* source_codes,
                  Heads<const T> value, const Code* codes, Heads<T> out) {
   const std::int64_t summed_rows = shape.hashes * summed_rows_of_hash(out.tokens);
   const std::int64_t summed_items = summed_rows * out.width;  // of one head
-  const std::int64_t bytes_of_head =
-      CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, shape.bits, false) +
-      summed_items * static_cast<std::int64_t>(sizeof(T));
-  const auto group = static_cast<int>(std::clamp<std::int64_t>(work_bytes / bytes_of_head, 1, out.heads));
+  const std::int64_t bytes_of_head = CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, false) +
+                                     summed_items * static_cast<std::int64_t>(sizeof(T));
+  const auto group = static_cast<int>(std::clamp<std::int64_t>(group_bytes / bytes_of_head, 1, out.heads));
   CollisionFinder<Id> finder(cuda, sequences, shape.hashes, shape.bits, group, false, false);
   const Scratch<T> summed(cuda, group * summed_items);
   for (int head = 0; head < out.heads; head += group) {
@@ -47,10 +37,10 @@ void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const 
     const std::int64_t skipped = static_cast<std::int64_t>(head) * shape.hashes * out.tokens;
     finder.find(cuda, codes + skipped, source_codes + skipped, heads);
     const Collisions<Id> collisions = finder.of_queries();
-    const Heads<const T> partners = some_heads(value, head, heads);
+    const Heads<const T> partners = heads_from(value, head, heads);
     sum_crowded_rows(cuda, sequences, collisions, partners, summed.data());
     gather<T, Id>(
-        cuda, {sequences, collisions.lists, partners, summed.data(), summed_rows, some_heads(out, head, heads),
+        cuda, {sequences, collisions.lists, partners, summed.data(), summed_rows, heads_from(out, head, heads),
                Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes)});
   }
 }
@@ -61,7 +51,7 @@ template <class T, class Code>
 void bucket_sum(Cuda& cuda, const Sequences& sequences, HashShape shape, const Code* source_codes,
                 Heads<const T> value, const Code* codes, Heads<T> out) {
   if (out.tokens == 0 || out.heads == 0 || out.width == 0) return;
-  if (sequences.longest <= 65536)
+  if (sequences.longest <= rows_of_short_ids)
     sum_buckets<T, Code, std::uint16_t>(cuda, sequences, shape, source_codes, value, codes, out);
   else
     sum_buckets<T, Code, std::uint32_t>(cuda, sequences, shape, source_codes, value, codes, out);

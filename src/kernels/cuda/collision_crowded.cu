@@ -7,6 +7,7 @@
 #include "kernels/cuda/collision_crowded.h"
 #include "kernels/cuda/collision_products.h"
 #include "kernels/cuda/collision_tiles.cuh"
+#include "kernels/cuda/heads.cuh"
 
 namespace tern::kernels {
 namespace {
@@ -53,13 +54,6 @@ void launch_buckets(Cuda& cuda, const CrowdedPairs<T, Id>& work, bool packed) {
     kernel<<<blocks, threads, bytes, cuda.stream>>>(work, packed, segment);
     check_launch("add_crowded_pairs: run_buckets");
   }
-}
-
-template <class T>
-bool rows_are_packed(const Heads<const T>& x) {
-  constexpr int items = pack_items<T>;
-  return is_aligned(16, x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
-         x.head_stride % items == 0;
 }
 
 }  // namespace

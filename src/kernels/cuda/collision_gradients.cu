@@ -7,26 +7,11 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/collision_crowded.h"
 #include "kernels/cuda/collision_visits.h"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/hashing.h"
 
 namespace tern::kernels {
 namespace {
-
-constexpr std::int64_t most_work_bytes = 72 << 20;
-
-template <class T>
-Heads<T> heads_from(Heads<T> x, int first, int count) {
-  x.data += first * x.head_stride;
-  x.heads = count;
-  return x;
-}
-
-template <class T>
-bool rows_are_packed(Heads<T> x) {
-  constexpr int items = pack_items<std::remove_const_t<T>>;
-  return is_aligned(16, x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
-         x.head_stride % items == 0;
-}
 
 /// Work area of a group of heads.
 template <class T, class Id>
@@ -40,7 +25,7 @@ struct GroupMemory {
     return shape.hashes * summed_rows_of_hash(sequences.tokens);
   }
   static std::int64_t bytes_of_head(const Sequences& sequences, HashShape shape, int width) {
-    return CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, shape.bits, true) +
+    return CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, true) +
            width * (sequences.tokens * static_cast<std::int64_t>(sizeof(Accumulate<T>)) +
                     summed_rows(sequences, shape) * static_cast<std::int64_t>(sizeof(T)));
   }
@@ -64,7 +49,7 @@ void run_heads(Cuda& cuda, const Sequences& sequences, HashShape shape, const Ra
   using A = Accumulate<T>;
   using Memory = GroupMemory<T, Id>;
   const std::int64_t bytes = Memory::bytes_of_head(sequences, shape, o.q.width);
-  const int group = static_cast<int>(std::clamp<std::int64_t>(most_work_bytes / bytes, 1, o.q.heads));
+  const int group = static_cast<int>(std::clamp<std::int64_t>(group_bytes / bytes, 1, o.q.heads));
   Memory memory(cuda, sequences, shape, group, o.q.width);
   const bool is_exact = o.gradient == BernoulliGradient::exact;
   const A share = A{1} / static_cast<A>(shape.hashes);
@@ -115,7 +100,6 @@ void collision_gradients(Cuda& cuda, const Sequences& sequences, HashShape shape
   const CollisionGradients<T, Code>& o = operands;
   if (o.q.tokens == 0 || o.q.heads == 0 || o.q.width == 0) return;
   constexpr int most_width = 256;
-  constexpr std::int64_t rows_of_short_ids = 65536;
   require(o.q.width <= most_width,
           "collision_gradients: heads must have at most {} columns, got {}; use more heads", most_width,
           o.q.width);

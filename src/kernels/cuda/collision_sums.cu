@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/collision_crowded.h"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/ragged.cuh"
 
 namespace tern::kernels {
@@ -188,13 +189,6 @@ void launch_sums(Cuda& cuda, const CrowdedSums<T, Id>& p) {
   check_launch("sum_crowded_rows: sum_parts");
   join_parts<<<blocks, threads, 0, cuda.stream>>>(p);
   check_launch("sum_crowded_rows: join_parts");
-}
-
-template <class T>
-bool rows_are_packed(const Heads<const T>& x) {
-  constexpr int items = pack_items<T>;
-  return is_aligned(16, x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
-         x.head_stride % items == 0;
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ CollisionFinder<Id>::CollisionFinder(Cuda& cuda, const Sequences& sequences, int
 }
 
 template <class Id>
-std::int64_t CollisionFinder<Id>::bytes_of_head(const Sequences& sequences, int hashes, int, bool both) {
+std::int64_t CollisionFinder<Id>::bytes_of_head(const Sequences& sequences, int hashes, bool both) {
   const std::int64_t tokens = sequences.tokens, rows = tokens * hashes, sides = both ? 2 : 1;
   const auto lists = static_cast<std::int64_t>(2 * tokens * sizeof(EntryRange) +
                                                link_capacity<Id>(tokens, hashes) * sizeof(std::uint32_t));

@@ -11,6 +11,11 @@
 
 namespace tern::kernels {
 
+/// Heads are worked off in groups whose work area stays near this.
+constexpr std::int64_t group_bytes = std::int64_t{72} << 20;
+/// Longest sequence whose places fit std::uint16_t.
+constexpr std::int64_t rows_of_short_ids = 65536;
+
 /// Partners of a bucket that are listed one by one; a bucket of more is crowded and worked off as a whole.
 constexpr int few_rows = 8;
 
@@ -80,7 +85,7 @@ class CollisionFinder {
                   bool in_fixed_order);
 
   /// Bytes of the work area for one head.
-  static std::int64_t bytes_of_head(const Sequences& sequences, int hashes, int bits, bool both);
+  static std::int64_t bytes_of_head(const Sequences& sequences, int hashes, bool both);
 
   /// Codes [heads * hashes][tokens] of queries and of keys. of_queries() holds from now on.
   template <class Code>

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/ragged.cuh"
 #include "kernels/feature_maps.h"
 
@@ -55,8 +56,7 @@ void elu_plus_one_forward(Cuda& cuda, Heads<const T> x, T* y) {
   const std::int64_t count = x.tokens * x.heads * x.width;
   if (count == 0) return;
   constexpr int items = pack_items<T>;
-  const bool is_packed = is_aligned(16, x.data, y) && x.width % items == 0 && x.token_stride % items == 0 &&
-                         x.head_stride % items == 0;
+  const bool is_packed = rows_are_packed(x) && is_aligned(16, y);
   const unsigned blocks = grid_for(cuda, is_packed ? count / items : count, threads_per_block, 16);
   if (is_packed)
     elu_plus_one_rows<items, T><<<blocks, threads_per_block, 0, cuda.stream>>>(x, y);

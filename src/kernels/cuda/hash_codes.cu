@@ -3,6 +3,7 @@
 // (hash_codes_products.cu). Deterministic: each projection is one sum in the order of the columns. Cost tokens
 // * hashes * bits * head_width multiply-adds.
 #include "kernels/cuda/hash_codes.cuh"
+#include "kernels/cuda/heads.cuh"
 
 namespace tern::kernels {
 namespace {
@@ -152,25 +153,13 @@ void project_rows(Cuda& cuda, const Projection<T, Code>& p) {
 }
 
 /// Whether rows may be read `items` elements at a time.
-template <class T>
-bool moves_by(const Heads<const T>& x, int items) {
-  return is_aligned(items * sizeof(T), x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
-         x.head_stride % items == 0;
-}
-
-template <class T>
-Heads<const T> heads_from(Heads<const T> x, int first, int count) {
-  x.data += first * x.head_stride;
-  x.heads = count;
-  return x;
-}
-
 /// Codes of both sides, or of `q` alone where `sides` is 1.
 template <class T, class Code>
 void hash_sides(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<const T> k, int sides,
                 HashShape shape, const RandomStream& stream, Code* q_codes, Code* k_codes) {
   if (q.tokens == 0 || q.heads == 0) return;
-  const bool by_products = std::is_same_v<T, bfloat16> && q.width <= 128 && moves_by(q, 2) && moves_by(k, 2);
+  const bool by_products =
+      std::is_same_v<T, bfloat16> && q.width <= 128 && rows_move_by(q, 2) && rows_move_by(k, 2);
   // products draw Gaussian directions themselves
   const bool is_drawn = !(by_products && shape.family == HashFamily::gaussian && q.width % 4 == 0);
   const int columns = shape.hashes * shape.bits;
@@ -192,7 +181,7 @@ void hash_sides(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<
         sides,
         shape,
         directions,
-        moves_by(q, pack_items<T>) && moves_by(k, pack_items<T>)};
+        rows_are_packed(q) && rows_are_packed(k)};
     if constexpr (std::is_same_v<T, bfloat16>) {
       if (by_products) {
         project_by_products<Code>(cuda, projection, stream);

@@ -2,6 +2,7 @@
 // tile of the matrix; where sequences are longer than a chunk, partial sums are added in order. Cost tokens *
 // heads * rows
 // * columns products; each operand is read once for each 64 columns of the other, bfloat16 on tensor cores.
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/sequence_product_tiles.cuh"
 #include "kernels/sequence_products.h"
 
@@ -186,7 +187,7 @@ void launch_sums(Cuda& cuda, const Sequences& sequences, const OuterSums<T>& in,
                 static_cast<unsigned>((in.a.width + tile - 1) / tile * ((in.b.width + tile - 1) / tile)));
   };
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (has_packed_rows(in.a) && has_packed_rows(in.b)) {
+    if (rows_are_packed(in.a) && rows_are_packed(in.b)) {
       sum_tiles<<<grid(product_tile), outer_threads, 0, cuda.stream>>>(sequences, in, chunks);
       return check_launch("outer_sums");
     }

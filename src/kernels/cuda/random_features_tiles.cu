@@ -2,6 +2,7 @@
 // block takes 128 rows, a warp 16 of them; the exponents are computed again where the shift is known, which
 // costs less than keeping them. Cost tokens * heads * features * width products; memory is read and written
 // once.
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/random_features.cuh"
 #include "kernels/cuda/random_features.h"
 #include "kernels/cuda/sequence_product_tiles.cuh"
@@ -267,7 +268,7 @@ unsigned blocks_of(const PositiveFeatures<bfloat16>& in) {
 }  // namespace
 
 bool fits_feature_tiles(const PositiveFeatures<bfloat16>& in, const void* y) {
-  return has_packed_rows(in.x) && in.count % 8 == 0 && is_aligned(16, y, in.directions);
+  return rows_are_packed(in.x) && in.count % 8 == 0 && is_aligned(16, y, in.directions);
 }
 
 void raise_tops_tiled(Cuda& cuda, const Sequences& sequences, const PositiveFeatures<bfloat16>& in,

@@ -1,6 +1,7 @@
 // Products of a sequence's rows with the sequence's matrix. Deterministic: every row is summed by itself. Cost
 // tokens * heads * x.width * y.width products; bfloat16 on tensor cores, the matrix rounded to it where it
 // meets the rows.
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/sequence_product_tiles.cuh"
 #include "kernels/sequence_products.h"
 
@@ -253,13 +254,6 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-template <class T>
-bool is_packed(const Heads<const T>& x) {
-  constexpr int items = pack_items<T>;
-  return is_aligned(16, x.data) && x.width % items == 0 && x.token_stride % items == 0 &&
-         x.head_stride % items == 0;
-}
-
 }  // namespace
 
 template <class T>
@@ -274,7 +268,7 @@ void row_products(Cuda& cuda, const Sequences& sequences, const RowProducts<T>& 
   };
   if constexpr (std::is_same_v<T, bfloat16>) {
     const Heads<const T> y{in.y.data, in.y.tokens, in.y.heads, in.y.width, in.y.token_stride, in.y.head_stride};
-    if (has_packed_rows(in.x) && has_packed_rows(y)) {
+    if (rows_are_packed(in.x) && rows_are_packed(y)) {
       const auto kernel = in.order == MatrixOrder::transposed ? multiply_tiles<true> : multiply_tiles<false>;
       kernel<<<grid(block_rows, product_tile), product_threads, 0, cuda.stream>>>(sequences, in,
                                                                                   parts(block_rows));
@@ -293,7 +287,7 @@ void divided_rows_backward(Cuda& cuda, Heads<const T> y, Heads<const T> dy, cons
   if (rows == 0) return;
   constexpr int threads = 256, items = pack_items<T>;
   const unsigned blocks = grid_for(cuda, rows * 8, threads, 16);
-  if (is_packed(y) && is_packed(dy) && is_aligned(16, dn))
+  if (rows_are_packed(y) && rows_are_packed(dy) && is_aligned(16, dn))
     divided_rows<items, T><<<blocks, threads, 0, cuda.stream>>>(y, dy, divisors, dn, ddivisors);
   else
     divided_rows<1, T><<<blocks, threads, 0, cuda.stream>>>(y, dy, divisors, dn, ddivisors);

@@ -12,11 +12,6 @@ constexpr int product_tile = 64;  ///< columns of a tile
 constexpr int tile_stride = product_tile + 8;
 constexpr int tile_packs = product_tile / 8;  ///< 16-byte packs of a row
 
-/// Whether rows can be copied in packs of 16 bytes.
-inline bool has_packed_rows(const Heads<const bfloat16>& x) {
-  return is_aligned(16, x.data) && x.width % 8 == 0 && x.token_stride % 8 == 0 && x.head_stride % 8 == 0;
-}
-
 /// Copies columns `column` .. `column` + 63 of `rows` rows from `token` on to shared memory, behind the
 /// computation. Rows from `count` on and columns beyond the width become zero.
 template <int rows, int threads>
