@@ -159,7 +159,7 @@ TEST(Harness, reports_results_that_depend_on_the_thread_count) {
                   return planted(
                       x, [](double v) { return 2 * v * (threads() == 3 ? 1 + 1e-15 : 1); }, two);
                 }),
-                "values differ in bits with 3 threads");
+                "values differ in bits with");
 }
 
 TEST(Harness, reports_an_op_that_ignores_strides) {
