@@ -35,6 +35,7 @@ OWNERS = {
     "CLI/": {"app"},
     "nlohmann/": {"io"},
     "archive": {"io"},
+    "png.h": {"io"},
     "xxhash.h": {"base", "io"},
     "omp.h": {"base"},
     "cblas.h": {"base"},
