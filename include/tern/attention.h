@@ -52,13 +52,14 @@ struct AttentionKind {
       build;
   /// Multiply-adds of one forward pass over one sequence of `length` tokens in one layer, all heads.
   std::function<double(const Choice& config, const AttentionShape& shape, double length)> multiply_adds;
-  /// Numbers that a layer keeps for the backward pass for each token, beyond a few rows of the model's width.
-  std::function<double(const Choice& config, const AttentionShape& shape)> kept_numbers;
+  /// Numbers that a layer keeps for the backward pass of such a sequence, beyond a few rows of the model's
+  /// width for each token.
+  std::function<double(const Choice& config, const AttentionShape& shape, double length)> kept_numbers;
 };
 
 /// The kind whose class is A: A::Config lists its fields; A(config, scope, shape) builds it; A::traits declares
-/// it; A::multiply_adds(config, shape, length) counts its work, and A::kept_numbers(config, shape), where there
-/// is one, its memory.
+/// it; A::multiply_adds(config, shape, length) counts its work, and A::kept_numbers(config, shape, length),
+/// where there is one, its memory.
 template <class A>
 AttentionKind attention_kind(std::string_view name, std::string_view summary) {
   return {
@@ -72,9 +73,9 @@ AttentionKind attention_kind(std::string_view name, std::string_view summary) {
       [](const Choice& config, const AttentionShape& shape, double length) {
         return A::multiply_adds(config.as<typename A::Config>(), shape, length);
       },
-      [](const Choice& config, const AttentionShape& shape) -> double {
-        if constexpr (requires { A::kept_numbers(config.as<typename A::Config>(), shape); })
-          return A::kept_numbers(config.as<typename A::Config>(), shape);
+      [](const Choice& config, const AttentionShape& shape, double length) -> double {
+        if constexpr (requires { A::kept_numbers(config.as<typename A::Config>(), shape, length); })
+          return A::kept_numbers(config.as<typename A::Config>(), shape, length);
         return 0;
       }};
 }
@@ -86,18 +87,27 @@ std::span<const ChoiceKind> attention_choices();
 /// The kind named `name`; throws Error(bad_config) if there is none.
 const AttentionKind& find_attention_kind(std::string_view name);
 
+/// How the layer around a mechanism is built.
+struct AttentionLayerOptions {
+  Tensor sinusoids{};    ///< where given, queries and keys are turned by their position: see rotary()
+  double bound = 0;      ///< of the projections' initial values: see LinearOptions
+  bool has_bias = true;  ///< whether the projections have one
+};
+
 /// Projections, head split, mechanism, merge: x [tokens, width] -> [tokens, width].
 class MultiHeadAttention {
  public:
   using Build = std::function<std::unique_ptr<Attention>(const Scope& scope, const AttentionShape& shape)>;
   /// `shape.heads * shape.head_width` is the inner width, `width` that of x.
-  MultiHeadAttention(const Scope& scope, std::int64_t width, const AttentionShape& shape, const Build& build);
+  MultiHeadAttention(const Scope& scope, std::int64_t width, const AttentionShape& shape, const Build& build,
+                     const AttentionLayerOptions& options = {});
   Tensor operator()(const Tensor& x, const SequenceLayout& layout, bool training);
 
  private:
   AttentionShape shape_;
   Linear query_key_value_, output_;
   std::unique_ptr<Attention> mechanism_;
+  Tensor sinusoids_;
   std::string path_;
 };
 

@@ -21,6 +21,7 @@ struct Progress {
   double best_accuracy = 0, best_loss = 0;
   bool evaluation_is_due = false;  ///< interrupted inside an evaluation
   double elapsed_seconds = 0;      ///< of all parts of the run; not in the fingerprint
+  double evaluation_seconds = 0;   ///< of these, spent on dev
 };
 
 struct CheckpointStatus {

@@ -218,6 +218,9 @@ struct Difference {
   bool changeable = false;
 };
 
+/// Dotted key and YAML text of every value, in listing order.
+using Values = std::vector<std::pair<std::string, std::string>>;
+
 namespace detail {
 Origins load(const Section& root, const std::filesystem::path& file, std::span<const std::string> overrides);
 Origins load_text(const Section& root, std::string_view text, const std::filesystem::path& name,
@@ -226,6 +229,7 @@ std::string dump(const Section& root, const Origins* origins);
 std::vector<Difference> diff(const Section& before, const Section& after);
 std::string reference_markdown(const Section& root, std::string_view title);
 std::vector<std::string> keys(const Section& root);
+Values values(const Section& root);
 template <HasFields T>
 Section section_of(T& record) {
   return [&record](Fields& f) { record.fields(f); };
@@ -279,6 +283,13 @@ template <HasFields T>
 std::vector<Difference> diff(const T& before, const T& after) {
   T first = before, second = after;
   return detail::diff(detail::section_of(first), detail::section_of(second));
+}
+
+/// Every value that `record` holds; a Choice gives its `kind` and the keys of that kind.
+template <HasFields T>
+Values values(const T& record) {
+  T copy = record;
+  return detail::values(detail::section_of(copy));
 }
 
 /// Markdown tables (key, type, default, range, meaning): one per section and one per kind of each Choice.

@@ -1,7 +1,7 @@
 // An experiment: its whole configuration, and the task, model and optimizer built from it.
 #pragma once
 
-#include "tern/encoder.h"
+#include "tern/objective.h"
 #include "tern/optimizer.h"
 #include "tern/task.h"
 
@@ -42,6 +42,7 @@ struct TrainingConfig {
   std::int64_t log_every = 10;
   bool log_samples = false;
   std::int64_t max_skipped = 10;
+  std::filesystem::path start_from;
   void fields(Fields& f);
 };
 
@@ -49,6 +50,7 @@ struct ExperimentConfig {
   RunConfig run;
   Choice task{task_choices(), "listops"};
   ModelConfig model;
+  Choice objective{objective_choices(), "labels"};
   OptimizerConfig optimizer;
   Choice schedule{schedule_choices(), "constant"};
   TrainingConfig training;
@@ -75,10 +77,11 @@ class Experiment {
   Device device() const { return store.device(); }
 
   const ExperimentConfig config;  ///< with device and precision resolved
-  const Task task;
+  const Task task;                ///< as the objective trains on it
   StepMemory state;
   ParameterStore store;
   Model model;
+  const std::unique_ptr<const Objective> objective;
   AdamW optimizer;
   std::unique_ptr<Schedule> schedule;
 };

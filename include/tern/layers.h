@@ -6,25 +6,35 @@
 
 namespace tern {
 
-/// activation(x weight^T + bias); weight [outputs, inputs] and bias start as U(-1, 1) / sqrt(inputs).
+struct LinearOptions {
+  ActivationKind activation = ActivationKind::none;
+  double bound =
+      0;  ///< the weight starts as U(-bound, bound) and the bias as 0; 0: both as U(-1, 1) / sqrt(inputs)
+  bool has_bias = true;
+};
+
+/// activation(x weight^T + bias); weight [outputs, inputs].
 class Linear {
  public:
+  Linear(const Scope& scope, std::int64_t inputs, std::int64_t outputs, const LinearOptions& options);
   Linear(const Scope& scope, std::int64_t inputs, std::int64_t outputs,
-         ActivationKind activation = ActivationKind::none);
+         ActivationKind activation = ActivationKind::none)
+      : Linear(scope, inputs, outputs, LinearOptions{.activation = activation}) {}
   /// x [..., inputs] -> [..., outputs].
-  Tensor operator()(const Tensor& x) const { return linear(x, weight_->value, bias_->value, activation_); }
+  Tensor operator()(const Tensor& x) const { return linear(x, weight(), bias(), activation_); }
   const Tensor& weight() const { return weight_->value; }
-  const Tensor& bias() const { return bias_->value; }
+  /// Undefined without one.
+  Tensor bias() const { return bias_ != nullptr ? bias_->value : Tensor(); }
 
  private:
-  Parameter *weight_, *bias_;
+  Parameter *weight_, *bias_ = nullptr;
   ActivationKind activation_;
 };
 
-/// Rows of a table [rows, width] that starts as N(0, 0.02^2).
+/// Rows of a table [rows, width] that starts as N(0, deviation^2).
 class Embedding {
  public:
-  Embedding(const Scope& scope, std::int64_t rows, std::int64_t width);
+  Embedding(const Scope& scope, std::int64_t rows, std::int64_t width, double deviation = 0.02);
   const Tensor& table() const { return weight_->value; }
 
  private:

@@ -10,10 +10,12 @@
 
 #include <utility>
 
+#include "tern/attention_pattern.h"
 #include "tern/autograd.h"
 #include "tern/bernoulli.h"
 #include "tern/random.h"
 #include "tern/sequence_layout.h"
+#include "tern/sorted_attention.h"
 #include "tern/step_state.h"
 #include "tern/tensor.h"
 
@@ -130,9 +132,13 @@ ResidualNorm residual_dropout_norm(const Tensor& x, const Tensor& branch, const 
 /// throws Error(failed): on the CPU here, on CUDA from the next synchronize().
 Tensor embedding(const Tensor& ids, const Tensor& table);
 /// dropout(table[ids] + place_table[layout.position]) of type `dtype` in one pass: the first rows of an
-/// encoder. ids [tokens] as above; table [rows, width], place_table [padded_length or more, width].
+/// encoder. ids [tokens] as above; table [rows, width], place_table [padded_length or more, width] or undefined
+/// (nothing is added).
 Tensor token_embedding(const Tensor& ids, const Tensor& table, const Tensor& place_table,
                        const SequenceLayout& layout, const DropoutOptions& options, DType dtype);
+/// table[layout.position] of type `dtype`: table [padded_length or more, width] of accumulate_type() ->
+/// [tokens, width].
+Tensor position_rows(const Tensor& table, const SequenceLayout& layout, DType dtype);
 /// Mean of x [tokens, width] over each sequence -> [sequences, width]. `divisor` replaces the number of tokens
 /// where it is not 0. An empty sequence gives zeros.
 Tensor sequence_mean(const Tensor& x, const SequenceLayout& layout, std::int64_t divisor = 0);
@@ -142,6 +148,29 @@ Tensor sequence_first(const Tensor& x, const SequenceLayout& layout);
 /// window odd. Positions that are absent count as zero. Cost tokens * heads * width * window.
 Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const SequenceLayout& layout);
 
+/// Rows turned by their position (Su et al. 2021, equation 34): columns 2 i and 2 i + 1 of x [tokens, heads,
+/// width], width even, by the angle layout.position / 10000^(2 i / width), whose sine and cosine stand in those
+/// columns of `sinusoids` (sinusoidal_table(), tern/encoder.h), [padded_length or more, width] of
+/// accumulate_type().
+Tensor rotary(const Tensor& x, const Tensor& sinusoids, const SequenceLayout& layout);
+
+struct TokenMaskOptions {
+  double rate = 0.15;                   ///< probability of a token to be chosen
+  double masked = 0.8, replaced = 0.1;  ///< shares of chosen tokens that are masked and replaced; others stay
+  std::int32_t mask_id = 0;
+  std::int32_t first_id = 0, last_id = 0;  ///< ids that replace: [first_id, last_id), uniformly
+  RandomStream stream;
+};
+struct MaskedTokens {
+  Tensor tokens;   ///< [tokens] int32: what an encoder sees
+  Tensor weights;  ///< [tokens] of accumulate_type(dtype): 1 where the token is to be predicted, else 0
+};
+/// Tokens to predict, chosen independently by (sample, position, step of the stream), and hidden from the
+/// encoder (Devlin et al. 2019, section 3.1). ids [tokens]; rows of unused capacity are never chosen. Not
+/// differentiable.
+MaskedTokens mask_tokens(const Tensor& ids, const SequenceLayout& layout, const TokenMaskOptions& options,
+                         DType dtype);
+
 // ---- losses ----
 
 /// Sum over rows of log sum exp(logits) - logits[label]: logits [rows, classes], labels [rows] int32 -> [], of
@@ -149,8 +178,12 @@ Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const SequenceLayou
 /// synchronize(). Where `score` is not null, in memory of the device, the sum, the rows whose largest logit
 /// stands at the label, and the rows are added to it.
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, ScoreTotals* score = nullptr);
-/// Sum over rows of (prediction - target)^2, both [rows] -> []. The target is not differentiable.
-Tensor squared_error(const Tensor& prediction, const Tensor& target);
+/// The same over the rows whose weight is 1; `weights` [rows] of accumulate_type() holds 0 and 1 and is not
+/// differentiable.
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& weights, ScoreTotals* score);
+/// Sum over rows of (prediction - target)^2, both [rows] and floating -> [], of accumulate_type(). The target
+/// is not differentiable. The sum and the rows are added to `score` as above.
+Tensor squared_error(const Tensor& prediction, const Tensor& target, ScoreTotals* score = nullptr);
 
 // ---- attention: q, k, v [tokens, heads, width], strided views allowed; no matrix of length x length exists
 // ----
@@ -158,6 +191,15 @@ Tensor squared_error(const Tensor& prediction, const Tensor& target);
 /// dropout(softmax(scale q k^T)) v inside each sequence. Cost sum of length^2 * width; memory linear.
 Tensor softmax_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
                          double scale, const DropoutOptions& options);
+struct SparseAttention {
+  Tensor y;         ///< [tokens, heads, width]
+  Tensor log_sums;  ///< ln sum_j exp(scale q_i k_j) over the keys of i, [tokens, heads] of accumulate_type()
+};
+/// softmax(scale q k^T) v inside each sequence over the pairs of `pattern`. A row that sees no key gives zeros,
+/// the log sum -infinity and no gradient. Both results are differentiable, so that parts of one softmax can be
+/// added up. Cost pairs of tokens in visible tiles * width; memory linear.
+SparseAttention sparse_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const SequenceLayout& layout, const AttentionPattern& pattern, double scale);
 /// sum_j (1 - arccos(q_i k_j) / pi)^bits v_j for unit rows q, k (YOSO's expectation; not normalized). Cost as
 /// above.
 Tensor bernoulli_expectation(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
@@ -200,6 +242,13 @@ Tensor row_products(const Tensor& x, const Tensor& matrices, const SequenceLayou
 Tensor feature_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
                          double epsilon);
 
+/// softmax(q keys^T) values with the rows of t's sequence and head: q [tokens, heads, width], keys [sequences,
+/// heads, rows, width] and values [sequences, heads, rows, columns] of accumulate_type() -> [tokens, heads,
+/// columns]. Cost tokens * heads * rows * (width + columns); the weights [tokens, heads, rows] are kept for the
+/// backward pass.
+Tensor projected_attention(const Tensor& q, const Tensor& keys, const Tensor& values,
+                           const SequenceLayout& layout);
+
 /// Entries of taylor_features for rows of `width`: 1 + width + width (width + 1) / 2, rounded up to a multiple
 /// of 8.
 std::int64_t taylor_feature_count(std::int64_t width);
@@ -233,5 +282,25 @@ struct PositiveFeatureOptions {
 /// heads * features * width.
 Tensor positive_features(const Tensor& x, const Tensor& directions, const SequenceLayout& layout,
                          const PositiveFeatureOptions& options);
+
+// ---- attention by landmarks: a sequence of n tokens has l = min(landmarks, n) of them, landmark i the mean of
+// its tokens floor(i n / l) .. floor((i + 1) n / l) - 1; where n <= landmarks each token is one, which stands
+// for that token alone (Nystromformer, Xiong et al. 2021, arXiv 2102.03902, section 3.2) ----
+
+/// x [tokens, heads, width] -> [sequences, heads, landmarks, width] of accumulate_type(); zeros where a
+/// landmark is absent.
+Tensor segment_means(const Tensor& x, const SequenceLayout& layout, std::int64_t landmarks);
+/// Softmax of x [tokens, heads, landmarks] over the landmarks that the token's sequence has, 0 for others.
+Tensor softmax_over_landmarks(const Tensor& x, const SequenceLayout& layout);
+/// Softmax of x [sequences, heads, landmarks, landmarks] over the last axis; the identity, without a gradient,
+/// for a sequence of no more tokens than landmarks.
+Tensor softmax_between_landmarks(const Tensor& x, const SequenceLayout& layout);
+/// Softmax of x [tokens, heads, landmarks] over the tokens of each sequence, for each landmark; in a sequence
+/// of no more tokens than landmarks, without a gradient, 1 for token i and landmark i and 0 elsewhere.
+Tensor softmax_over_tokens(const Tensor& x, const SequenceLayout& layout);
+/// `iterations` steps Z <- Z (13 I - Y (15 I - Y (7 I - Y))) / 4 with Y = M Z towards the inverses of matrices
+/// M [..., m, m], from `start` of their shape (section 3.3, equation 11, after Razavi et al. 2014);
+/// differentiable in both. Cost 4 m^3 for each step and matrix.
+Tensor iterated_inverse(const Tensor& matrices, const Tensor& start, int iterations);
 
 }  // namespace tern

@@ -42,17 +42,23 @@ class StepMemory {
   std::unique_ptr<Outbox> outbox_;  ///< on a GPU
 };
 
+/// What weight decay applies to: parameters of two or more axes, or all, biases and norms too.
+enum class DecayedParameters { matrices, all };
+constexpr auto enum_names(DecayedParameters) {
+  return std::array{EnumName{DecayedParameters::matrices, "matrices"}, EnumName{DecayedParameters::all, "all"}};
+}
+
 struct OptimizerConfig {
   double learning_rate = 1e-4;
   double beta1 = 0.9, beta2 = 0.999;
   double epsilon = 1e-6;
   double weight_decay = 0;
+  DecayedParameters decayed = DecayedParameters::matrices;
   double clip_norm = 0;
   void fields(Fields& f);
 };
 
-/// AdamW (Loshchilov and Hutter 2019, algorithm 2, in PyTorch's form). Weight decay applies to parameters of
-/// two or more axes, not to biases and norms.
+/// AdamW (Loshchilov and Hutter 2019, algorithm 2, in PyTorch's form).
 class AdamW {
  public:
   AdamW(ParameterStore& store, const OptimizerConfig& config);

@@ -6,7 +6,7 @@
 
 namespace tern {
 
-/// Sums over examples.
+/// Sums over targets: examples, or masked tokens.
 struct ScoreTotals {
   double loss = 0, correct = 0, examples = 0;
 };

@@ -12,12 +12,20 @@
 
 namespace tern {
 
+/// How new records are read from a table (`tern predict`) by a task whose ids are the bytes of texts plus 1.
+struct TextColumns {
+  std::vector<std::string> names;  ///< one, or both of a pair, as in io/table.h; empty: the task reads no texts
+  bool has_header = false;         ///< whether the first line is a header also where the names are numbers
+};
+
 /// Everything that training needs of a task; its data are three record files (data/record_file.h).
 struct Task {
   TaskInterface interface;
   std::filesystem::path train, dev, test;
-  std::int64_t max_length = 0;  ///< sequences are cut to this many places; 0 means uncut
-  bool mask_zero = true;        ///< ids equal to 0 are absent
+  std::int64_t max_length = 0;           ///< sequences are cut to this many places; 0 means uncut
+  bool mask_zero = true;                 ///< ids equal to 0 are absent
+  std::vector<std::string> class_names;  ///< by class; empty: their numbers
+  TextColumns text_columns;
   std::string prepare_command;  ///< what makes the data: shown when they are missing
 };
 

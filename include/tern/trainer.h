@@ -16,11 +16,6 @@ class RecordFile;
 class TrainLoader;
 }  // namespace data
 
-struct Score {
-  std::int64_t examples = 0;
-  double loss = 0;  ///< mean cross-entropy
-  double accuracy = 0;
-};
 struct TestScore {
   Score all;        ///< every example
   Score drop_last;  ///< without the last partial batch, as published protocols count
@@ -35,8 +30,9 @@ struct RunOptions {
 
 struct RunResult {
   Progress progress;
-  TestScore test;            ///< of the best checkpoint on dev
-  double test_majority = 0;  ///< share of the most frequent test label
+  TestScore test;                       ///< of the best checkpoint on dev
+  std::optional<double> test_majority;  ///< share of the most frequent test label, where labels are classes
+  double test_seconds = 0;              ///< spent on scoring the test split
   std::string fingerprint;
 };
 

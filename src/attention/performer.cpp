@@ -59,8 +59,8 @@ class PerformerAttention final : public Attention {
     return 4 * length * static_cast<double>(shape.heads * shape.head_width * config.features);
   }
   /// The features of queries and keys, and their gradients' inputs.
-  static double kept_numbers(const Config& config, const AttentionShape& shape) {
-    return 2.5 * static_cast<double>(shape.heads * config.features);
+  static double kept_numbers(const Config& config, const AttentionShape& shape, double length) {
+    return 2.5 * length * static_cast<double>(shape.heads * config.features);
   }
 
  private:

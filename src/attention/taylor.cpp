@@ -39,8 +39,8 @@ class TaylorAttention final : public Attention {
     return 2 * length * static_cast<double>(shape.heads * shape.head_width) * features;
   }
   /// The features of queries or keys and the rows that they are made of.
-  static double kept_numbers(const Config& config, const AttentionShape& shape) {
-    return 1.5 * static_cast<double>(shape.heads * taylor_feature_count(config.feature_width));
+  static double kept_numbers(const Config& config, const AttentionShape& shape, double length) {
+    return 1.5 * length * static_cast<double>(shape.heads * taylor_feature_count(config.feature_width));
   }
 
  private:

@@ -12,7 +12,7 @@ template <class T, Isa isa>
 void softmax_forward(Cpu<isa>&, Rows<const T> x, Rows<T> y);
 template <class T>
 void softmax_forward(Cuda&, Rows<const T> x, Rows<T> y);
-/// dx = y * (dy - sum(y * dy)) by row.
+/// dx = y * (dy - sum(y * dy)) by row. dx may be dy.
 template <class T, Isa isa>
 void softmax_backward(Cpu<isa>&, Rows<const T> y, Rows<const T> dy, Rows<T> dx);
 template <class T>
@@ -33,11 +33,18 @@ void cross_entropy_backward(Cuda&, Rows<const T> x, const std::int32_t* label, c
                             Rows<T> dx);
 
 /// Adds to `score` the sum of `loss` [rows], the rows whose largest entry of x (the first of equal ones) stands
-/// at the label, and the rows. In double, in order.
+/// at the label, and the rows; only those whose `weight` is 1 where it is not null (it holds 0 and 1). In
+/// double, in order.
 template <class T, Isa isa>
-void add_score(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, const T* loss, ScoreTotals* score);
+void add_score(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, const T* loss, const T* weight,
+               ScoreTotals* score);
 template <class T>
 void add_score(Cuda&, Rows<const T> x, const std::int32_t* label, const Accumulate<T>* loss,
-               ScoreTotals* score);
+               const Accumulate<T>* weight, ScoreTotals* score);
+/// Adds the sum of `loss` [rows] and the rows. In double, in order.
+template <class A, Isa isa>
+void add_losses(Cpu<isa>&, const A* loss, std::int64_t rows, ScoreTotals* score);
+template <class A>
+void add_losses(Cuda&, const A* loss, std::int64_t rows, ScoreTotals* score);
 
 }  // namespace tern::kernels

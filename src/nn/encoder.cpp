@@ -12,21 +12,51 @@ void ModelConfig::fields(Fields& f) {
   f("hidden_width", hidden_width, "columns inside the feed-forward block", between(1, 1 << 20));
   f("layers", layers, "encoder layers", between(1, 1000));
   f("head_width", head_width, "hidden columns of the classifier", between(1, 1 << 20));
+  f("attention_width", attention_width,
+    "columns of queries, keys and values, all heads together; 0 means width", between(0, 65536));
+  f("attention_bias", attention_bias, "whether the attention layer's projections have a bias");
   f("dropout", dropout, "dropout rate of embeddings and blocks", at_least(0) && below(1));
   f("norm", norm, "layer norm before each block (LRA) or after each sum (BERT)");
-  f("positions", positions, "learned table, or fixed sinusoids");
+  f("positions", positions,
+    "learned table, fixed sinusoids, rotary (queries and keys are turned by their position), or none");
   f("pooling", pooling,
     "mean over the padded length (as published), mean over real tokens, or the first token");
+  f("pair_features", pair_features,
+    "what a pair's head sees: a, b, a * b and a - b, or a and b alone, with one more hidden layer");
+  f("initial", initial, "initial values of the encoder's weights");
   f("shared_layers", shared_layers, "one block's weights used by all layers");
   f("recompute", recompute,
     "compute activations again in the backward pass: less memory, about a third more time");
   f("attention", attention, "the attention mechanism");
-  f.require(heads > 0 && width % heads == 0, "heads", "must divide model.width");
+  f.require(heads > 0 && inner_width() % heads == 0, "heads",
+            attention_width > 0 ? "must divide model.attention_width" : "must divide model.width");
+  f.require(positions != PositionKind::rotary || heads < 1 || inner_width() / heads % 2 == 0, "positions",
+            "rotary needs heads of an even width");
+  f.require(pair_features != PairFeatures::rows || head_width > 1, "pair_features",
+            "rows needs model.head_width of at least 2");
 }
 
+namespace {
+
+/// For LinearOptions.
+double initial_bound(const ModelConfig& config, std::int64_t inputs, std::int64_t outputs) {
+  return config.initial == InitialValues::xavier ? std::sqrt(6 / static_cast<double>(inputs + outputs)) : 0;
+}
+
+double table_deviation(const ModelConfig& config) { return config.initial == InitialValues::xavier ? 1 : 0.02; }
+
+/// Projections are told by their own width, not by that of the product that computes three of them.
+AttentionLayerOptions attention_options(const ModelConfig& config, const Tensor& sinusoids) {
+  return {sinusoids, initial_bound(config, config.width, config.inner_width()), config.attention_bias};
+}
+
+}  // namespace
+
 FeedForward::FeedForward(const Scope& scope, const ModelConfig& config)
-    : up_(scope.child("up"), config.width, config.hidden_width),
-      down_(scope.child("down"), config.hidden_width, config.width),
+    : up_(scope.child("up"), config.width, config.hidden_width,
+          LinearOptions{.bound = initial_bound(config, config.width, config.hidden_width)}),
+      down_(scope.child("down"), config.hidden_width, config.width,
+            LinearOptions{.bound = initial_bound(config, config.hidden_width, config.width)}),
       // the post-norm block (BERT) has no dropout inside
       dropout_(scope, config.norm == NormPlacement::pre ? config.dropout : 0.0) {}
 
@@ -36,9 +66,9 @@ Tensor FeedForward::operator()(const Tensor& x, const RowCoordinates& rows, bool
 }
 
 EncoderLayer::EncoderLayer(const Scope& scope, const ModelConfig& config, const AttentionShape& shape,
-                           const MultiHeadAttention::Build& build)
+                           const MultiHeadAttention::Build& build, const AttentionLayerOptions& options)
     : attention_norm(scope.child("attention_norm"), config.width),
-      attention(scope.child("attention"), config.width, shape, build),
+      attention(scope.child("attention"), config.width, shape, build, options),
       attention_dropout(scope.child("attention"), config.dropout),
       feed_forward_norm(scope.child("feed_forward_norm"), config.width),
       feed_forward(scope.child("feed_forward"), config),
@@ -58,9 +88,11 @@ Tensor sinusoidal_table(std::int64_t length, std::int64_t width) {
 
 namespace {
 
-Tensor on_device(const Tensor& x, Device device) {
-  const Tensor out = empty(x.shape(), x.dtype(), device);
-  copy(x, out);
+/// sinusoidal_table() where the parameters are, in the type that they are summed in.
+Tensor sinusoids_for(const ParameterStore& store, std::int64_t length, std::int64_t width) {
+  const Tensor values = cast(sinusoidal_table(length, width), accumulate_type(store.dtype()));
+  const Tensor out = empty(values.shape(), values.dtype(), store.device());
+  copy(values, out);
   return out;
 }
 
@@ -70,20 +102,21 @@ Encoder::Encoder(const Scope& scope, const ModelConfig& config, const TaskInterf
                  const MultiHeadAttention::Build& build)
     : config_(config),
       store_(scope.store()),
-      token_embedding_(scope.child("token_embedding"), task.vocabulary, config.width),
+      token_embedding_(scope.child("token_embedding"), task.vocabulary, config.width, table_deviation(config)),
       dropout_(scope.child("embedding"), config.dropout) {
+  const AttentionShape shape{config.heads, config.inner_width() / config.heads, task.padded_length};
+  Tensor rotation;
   if (config.positions == PositionKind::learned)
     position_embedding_.emplace(scope.child("position_embedding"), task.padded_length, config.width);
-  else
-    sinusoids_ =
-        on_device(cast(sinusoidal_table(task.padded_length, config.width), accumulate_type(store_.dtype())),
-                  store_.device());
-  const AttentionShape shape{config.heads, config.width / config.heads, task.padded_length};
+  else if (config.positions == PositionKind::sinusoidal)
+    sinusoids_ = sinusoids_for(store_, task.padded_length, config.width);
+  else if (config.positions == PositionKind::rotary)
+    rotation = sinusoids_for(store_, task.padded_length, shape.head_width);
   const Scope layers = scope.child("layers");
   for (std::int64_t i = 0; i < config.layers; ++i) {
     const Scope own = layers.child(std::to_string(i));
     layers_.emplace_back(config.shared_layers ? layers.child("0").with_streams_of(own) : own, config, shape,
-                         build);
+                         build, attention_options(config, rotation));
   }
   if (config.norm == NormPlacement::pre) final_norm_.emplace(scope.child("final_norm"), config.width);
 }
@@ -134,16 +167,30 @@ Tensor Encoder::operator()(const Tensor& tokens, const SequenceLayout& layout, b
   return x.normalized;
 }
 
-Model::Model(const Scope& scope, const ModelConfig& config, const TaskInterface& task,
-             const MultiHeadAttention::Build& build)
+std::int64_t head_inputs(const ModelConfig& config, const TaskInterface& task) {
+  if (!task.is_pair) return config.width;
+  return (config.pair_features == PairFeatures::products ? 4 : 2) * config.width;
+}
+
+namespace {
+
+std::optional<Linear> second_hidden(const Scope& scope, const ModelConfig& config, const TaskInterface& task) {
+  if (!task.is_pair || config.pair_features == PairFeatures::products) return {};
+  return Linear(scope.child("second_hidden"), config.head_width, config.head_width / 2, ActivationKind::relu);
+}
+
+}  // namespace
+
+ExampleHead::ExampleHead(const Scope& scope, const ModelConfig& config, const TaskInterface& task)
     : pooling_(config.pooling),
       is_pair_(task.is_pair),
-      encoder_(scope.child("encoder"), config, task, build),
-      hidden_(scope.child("head").child("hidden"), (task.is_pair ? 4 : 1) * config.width, config.head_width,
-              ActivationKind::relu),
-      output_(scope.child("head").child("output"), config.head_width, task.outputs) {}
+      pair_features_(config.pair_features),
+      hidden_(scope.child("hidden"), head_inputs(config, task), config.head_width, ActivationKind::relu),
+      second_hidden_(second_hidden(scope, config, task)),
+      output_(scope.child("output"), second_hidden_ ? config.head_width / 2 : config.head_width, task.outputs) {
+}
 
-Tensor Model::pooled(const Tensor& x, const SequenceLayout& layout) const {
+Tensor ExampleHead::pooled(const Tensor& x, const SequenceLayout& layout) const {
   switch (pooling_) {
     case Pooling::padded_mean:
       return sequence_mean(x, layout, layout.padded_length);
@@ -155,14 +202,48 @@ Tensor Model::pooled(const Tensor& x, const SequenceLayout& layout) const {
   throw_error(ExitCode::internal, "model: unknown pooling");
 }
 
-Tensor Model::operator()(const Tensor& tokens, const SequenceLayout& layout, bool training) {
-  const Tensor rows = pooled(encoder_(tokens, layout, training), layout);
+Tensor ExampleHead::operator()(const Tensor& rows) const {
   const ModuleScope memory("head");
   if (!is_pair_) return output_(hidden_(rows));
   require(rows.size(0) % 2 == 0, "model: a pair task needs an even number of sequences, got {}", rows.size(0));
   const std::int64_t pairs = rows.size(0) / 2;
   const Tensor a = slice(rows, 0, 0, pairs), b = slice(rows, 0, pairs, pairs);
+  if (second_hidden_) return output_((*second_hidden_)(hidden_(concatenate({a, b}, 1))));
   return output_(hidden_(concatenate({a, b, multiply(a, b), subtract(a, b)}, 1)));
+}
+
+TokenHead::TokenHead(const Scope& scope, const ModelConfig& config, const TaskInterface& task,
+                     const Embedding& tokens)
+    : tokens_(tokens),
+      transform_(scope.child("transform"), config.width, config.width, ActivationKind::gelu),
+      norm_(scope.child("norm"), config.width),
+      bias_(&scope.parameter("bias", {task.vocabulary}, constant(0))) {}
+
+Tensor TokenHead::operator()(const Tensor& x) const {
+  const ModuleScope memory("head");
+  return linear(norm_(transform_(x)), cast(tokens_.table(), x.dtype()), bias_->value);
+}
+
+namespace {
+
+std::variant<ExampleHead, TokenHead> make_head(const Scope& scope, const ModelConfig& config,
+                                               const TaskInterface& task, const Encoder& encoder) {
+  if (task.predicts_tokens) return TokenHead(scope, config, task, encoder.tokens());
+  return ExampleHead(scope, config, task);
+}
+
+}  // namespace
+
+Model::Model(const Scope& scope, const ModelConfig& config, const TaskInterface& task,
+             const MultiHeadAttention::Build& build)
+    : encoder_(scope.child("encoder"), config, task, build),
+      head_(make_head(scope.child("head"), config, task, encoder_)) {}
+
+Tensor Model::operator()(const Tensor& tokens, const SequenceLayout& layout, bool training) {
+  if (const auto* head = std::get_if<TokenHead>(&head_)) return (*head)(encoder_(tokens, layout, training));
+  const auto& head = std::get<ExampleHead>(head_);
+  const Tensor rows = head.pooled(encoder_(tokens, layout, training), layout);
+  return head(rows);
 }
 
 }  // namespace tern

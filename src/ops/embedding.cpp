@@ -43,6 +43,17 @@ void scatter(const Tensor& dy, const kernels::DropoutMask& mask, const Tensor& i
   });
 }
 
+/// The same with the places of `layout` for ids, of which no sequence has one twice.
+void scatter_to_places(const Tensor& dy, const kernels::DropoutMask& mask, const SequenceLayout& layout,
+                       std::int64_t rows, int index, GradientSink& sink) {
+  const Tensor target = gradient_sums(sink, index);
+  if (!target.defined()) return;
+  dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+    kernels::scatter_add_places<T>(device, sequences_of(layout), rows_of<const T>(dy), mask, rows,
+                                   target.data<Accumulate<T>>());
+  });
+}
+
 }  // namespace
 
 Tensor embedding(const Tensor& ids, const Tensor& table) {
@@ -61,32 +72,42 @@ Tensor token_embedding(const Tensor& ids, const Tensor& table, const Tensor& pla
                        const SequenceLayout& layout, const DropoutOptions& options, DType dtype) {
   require_table("token_embedding", ids, table);
   require_rate("token_embedding", options.rate);
-  require(
-      place_table.rank() == 2 && place_table.size(1) == table.size(1) &&
-          place_table.size(0) >= layout.padded_length && ids.size(0) == layout.tokens() &&
-          table.dtype() == accumulate_type(dtype) && place_table.dtype() == table.dtype(),
-      "token_embedding: needs {} ids and {} tables [rows, width] and [at least {}, width], got {}, {} {} and "
-      "{} {}",
-      layout.tokens(), accumulate_type(dtype), layout.padded_length, ids.size(0), table.dtype(), table.shape(),
-      place_table.dtype(), place_table.shape());
-  if (is_same_value(table, place_table))
+  require(ids.size(0) == layout.tokens() && table.dtype() == accumulate_type(dtype),
+          "token_embedding: needs {} ids and a {} table, got {} and {}", layout.tokens(),
+          accumulate_type(dtype), ids.size(0), table.dtype());
+  const bool has_places = place_table.defined();
+  require(!has_places || (place_table.rank() == 2 && place_table.size(1) == table.size(1) &&
+                          place_table.size(0) >= layout.padded_length && place_table.dtype() == table.dtype()),
+          "token_embedding: the place table must be {} [at least {}, {}], got {} {}", table.dtype(),
+          layout.padded_length, table.size(1), place_table.dtype(), place_table.shape());
+  if (has_places && is_same_value(table, place_table))
     return token_embedding(ids, table, affine(place_table, 1), layout, options, dtype);
-  const Tensor source = contiguous_constant(table), places = contiguous_constant(place_table),
+  const Tensor source = contiguous_constant(table),
+               places = has_places ? contiguous_constant(place_table) : Tensor(),
                y = empty({ids.size(0), table.size(1)}, dtype, table.device());
   const RowCoordinates rows = layout.token_rows();
   look_up("token_embedding", ids, source, layout.position, places, mask_of(rows, options), y);
   return record("token_embedding", y, {table, place_table},
-                [=, count = table.size(0), place_count = place_table.size(0)](const Tensor& gradient,
-                                                                              GradientSink& sink) {
+                [=, count = table.size(0), place_count = has_places ? place_table.size(0) : 0](
+                    const Tensor& gradient, GradientSink& sink) {
                   const Tensor dy = contiguous_constant(gradient);
                   const kernels::DropoutMask mask = mask_of(rows, options);
                   scatter(dy, mask, ids, count, 0, sink);
-                  const Tensor target = gradient_sums(sink, 1);
-                  if (!target.defined()) return;
-                  dispatch(dy, [&]<class T>(auto& device, Type<T>) {
-                    kernels::scatter_add_places<T>(device, sequences_of(layout), rows_of<const T>(dy), mask,
-                                                   place_count, target.data<Accumulate<T>>());
-                  });
+                  scatter_to_places(dy, mask, layout, place_count, 1, sink);
+                });
+}
+
+Tensor position_rows(const Tensor& table, const SequenceLayout& layout, DType dtype) {
+  require_table("position_rows", layout.position, table);
+  require(table.size(0) >= layout.padded_length && table.dtype() == accumulate_type(dtype),
+          "position_rows: the table must be {} [at least {}, width], got {} {}", accumulate_type(dtype),
+          layout.padded_length, table.dtype(), table.shape());
+  const Tensor source = contiguous_constant(table),
+               y = empty({layout.tokens(), table.size(1)}, dtype, table.device());
+  look_up("position_rows", layout.position, source, {}, {}, {}, y);
+  return record("position_rows", y, {table},
+                [layout, rows = table.size(0)](const Tensor& gradient, GradientSink& sink) {
+                  scatter_to_places(contiguous_constant(gradient), {}, layout, rows, 0, sink);
                 });
 }
 

@@ -1,6 +1,8 @@
-// Attention that is linear in features: outer sums, row products, and both with their denominator.
+// Attention that is linear in features: outer sums, row products, both with their denominator, and attention to
+// the same few rows for all tokens of a sequence.
 #include "kernels/sequence_products.h"
 
+#include "kernels/softmax.h"
 #include "ops/attention_inputs.h"
 
 namespace tern {
@@ -154,6 +156,40 @@ Tensor feature_attention(const Tensor& query, const Tensor& key, const Tensor& v
     }
     if (sink.wants(2)) sink.add(2, multiplied(k, dmatrices, layout, MatrixOrder::plain));
   });
+}
+
+Tensor projected_attention(const Tensor& query, const Tensor& keys, const Tensor& values,
+                           const SequenceLayout& layout) {
+  require_floating("projected_attention", query);
+  require(
+      query.rank() == 3 && query.size(0) == layout.tokens() && query.size(2) > 0 && keys.rank() == 4 &&
+          values.rank() == 4 && keys.size(2) > 0 && values.size(3) > 0 &&
+          keys.shape() == Shape{layout.sequences(), query.size(1), keys.size(2), query.size(2)} &&
+          values.shape() == Shape{layout.sequences(), query.size(1), keys.size(2), values.size(3)} &&
+          keys.dtype() == accumulate_type(query.dtype()) && values.dtype() == keys.dtype(),
+      "projected_attention: q [{}, heads, width] needs {} keys [{}, heads, rows, width] and values of as many "
+      "rows, got {} {}, {} {} and {} {}",
+      layout.tokens(), accumulate_type(query.dtype()), layout.sequences(), query.dtype(), query.shape(),
+      keys.dtype(), keys.shape(), values.dtype(), values.shape());
+  const Tensor q = with_unit_width(query), k = contiguous_constant(keys), v = contiguous_constant(values);
+  const Tensor weights = multiplied(q, k, layout, MatrixOrder::transposed);
+  dispatch(weights, [&]<class T>(auto& device, Type<T>) {
+    kernels::softmax_forward<T>(device, rows_of<const T>(weights), rows_of<T>(weights));
+  });
+  const Tensor y = multiplied(weights, v, layout, MatrixOrder::plain);
+  return record(
+      "projected_attention", y, {query, keys, values}, [=](const Tensor& gradient, GradientSink& sink) {
+        const Tensor dy = with_unit_width(gradient);
+        if (sink.wants(2)) sink.add(2, summed(weights, dy, layout));
+        if (!sink.wants(0) && !sink.wants(1)) return;
+        const Tensor dscores = multiplied(dy, v, layout, MatrixOrder::transposed);  // of the weights, at first
+        dispatch(dscores, [&]<class T>(auto& device, Type<T>) {
+          kernels::softmax_backward<T>(device, rows_of<const T>(weights), rows_of<const T>(dscores),
+                                       rows_of<T>(dscores));
+        });
+        if (sink.wants(0)) sink.add(0, multiplied(dscores, k, layout, MatrixOrder::plain));
+        if (sink.wants(1)) sink.add(1, summed(dscores, q, layout));
+      });
 }
 
 }  // namespace tern

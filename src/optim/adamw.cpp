@@ -11,16 +11,16 @@ namespace {
 constexpr std::int64_t chunk_elements = 2048;
 
 /// The chunks of one parameter after another in the order of the flat block: last made first.
-std::vector<kernels::UpdateChunk> update_chunks(const ParameterStore& store) {
+std::vector<kernels::UpdateChunk> update_chunks(const ParameterStore& store, DecayedParameters decayed) {
   std::vector<kernels::UpdateChunk> chunks;
   const auto& parameters = store.parameters();
   std::int32_t place = 0;
   for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter, ++place) {
     const std::int64_t begin = parameter->master.offset() - store.values().offset(),
                        end = begin + parameter->master.count();
+    const bool is_decayed = decayed == DecayedParameters::all || parameter->master.rank() >= 2;
     for (std::int64_t first = begin; first < end; first += chunk_elements)
-      chunks.push_back(
-          {first, std::min(chunk_elements, end - first), place, parameter->master.rank() >= 2 ? 1 : 0});
+      chunks.push_back({first, std::min(chunk_elements, end - first), place, is_decayed ? 1 : 0});
   }
   return chunks;
 }
@@ -38,7 +38,8 @@ void OptimizerConfig::fields(Fields& f) {
   f("beta1", beta1, "decay of the first moment, unless the schedule cycles it", at_least(0) && below(1));
   f("beta2", beta2, "decay of the second moment", at_least(0) && below(1));
   f("epsilon", epsilon, "added to the root of the second moment", at_least(1e-30));
-  f("weight_decay", weight_decay, "decoupled decay of matrices and tables", at_least(0));
+  f("weight_decay", weight_decay, "decoupled decay, times the learning rate", at_least(0));
+  f("decayed", decayed, "what decays: matrices and tables, or all parameters");
   f("clip_norm", clip_norm, "largest norm of the mean gradient; 0 means no clipping", at_least(0));
 }
 
@@ -47,7 +48,7 @@ AdamW::AdamW(ParameterStore& store, const OptimizerConfig& config) : store_(stor
   const Tensor& values = store.values();
   m_ = zeros(values.shape(), values.dtype(), values.device());
   v_ = zeros(values.shape(), values.dtype(), values.device());
-  const std::vector<kernels::UpdateChunk> chunks = update_chunks(store);
+  const std::vector<kernels::UpdateChunk> chunks = update_chunks(store, config.decayed);
   chunks_ = bytes_on(values.device(), chunks);
   squares_ = zeros({static_cast<std::int64_t>(chunks.size())}, DType::float64, values.device());
   const auto last = static_cast<std::int32_t>(store.parameters().size()) - 1;

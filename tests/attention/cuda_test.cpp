@@ -14,18 +14,28 @@ constexpr Device cuda{DeviceType::cuda, 0};
 /// the rows, so the sampled form is compared in float32 and float64 only (its own formula:
 /// ops/hashing_test.cpp).
 std::vector<Variant> variants() {
-  std::vector<Variant> out{{"softmax", {"dropout=0"}},
-                           {"softmax", {"dropout=0.3"}},
-                           {"softmax", {"dropout=0.7"}},
-                           {"yoso", {"bits=6", "form=expectation"}},
-                           {"yoso", {"bits=11", "form=expectation", "conv_window=5"}},
-                           {"yoso", {"bits=6", "form=expectation", "gradient=exact"}},
-                           {"yoso", {"bits=5", "hashes=6"}},
-                           {"yoso", {"bits=5", "hashes=6", "gradient=exact", "conv_window=3"}},
-                           {"yoso", {"bits=5", "hashes=6", "hash=interleaved"}},
-                           {"yoso", {"bits=5", "hashes=6", "hash=hadamard"}},
-                           {"linear", {"published=true"}},
-                           {"performer", {"kernel=relu"}}};
+  std::vector<Variant> out{
+      {"softmax", {"dropout=0"}},
+      {"softmax", {"dropout=0.3"}},
+      {"softmax", {"dropout=0.7"}},
+      {"yoso", {"bits=6", "form=expectation"}},
+      {"yoso", {"bits=11", "form=expectation", "conv_window=5"}},
+      {"yoso", {"bits=6", "form=expectation", "gradient=exact"}},
+      {"yoso", {"bits=5", "hashes=6"}},
+      {"yoso", {"bits=5", "hashes=6", "gradient=exact", "conv_window=3"}},
+      {"yoso", {"bits=5", "hashes=6", "hash=interleaved"}},
+      {"yoso", {"bits=5", "hashes=6", "hash=hadamard"}},
+      {"reformer", {"block=16", "rounds=3"}},
+      {"reformer", {"block=16", "published=true"}},
+      {"hyper", {"block=16", "samples=20"}},
+      {"linear", {"published=true"}},
+      {"longformer", {"window=6", "global_tokens=2"}},
+      {"block_sparse", {"block=8", "global_blocks=0", "random_blocks=2", "butterfly=true"}},
+      {"performer", {"kernel=relu"}},
+      {"nystrom", {"landmarks=8", "conv_window=5"}},
+      {"nystrom", {"landmarks=9", "conv_window=0", "published=true"}},
+      {"linformer", {"projected_length=24", "shared_key_value=true"}},
+      {"lightning", {"published=true"}}};
   for (const AttentionKind& kind : attention_kinds())
     if (kind.name != "softmax" && kind.name != "yoso") out.push_back({std::string(kind.name), {}});
   return out;

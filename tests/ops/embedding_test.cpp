@@ -76,6 +76,29 @@ TEST(TokenEmbedding, adds_two_tables_under_dropout) {
   check(cases);
 }
 
+TEST(TokenEmbedding, of_one_table_adds_no_place) {
+  const SequenceLayout layout = layout_of({30, 0, 9}, 200, 3);
+  std::vector<std::int32_t> ids;
+  for (std::int64_t i = 0; i < layout.tokens(); ++i) ids.push_back(static_cast<std::int32_t>(i * i % 5));
+  const DropoutOptions options{0.3, test_stream(9)};
+  const Array factors = dropout_factors({layout.tokens(), 16}, layout.token_rows(), options);
+  check({{.name = "token_embedding without places",
+          .inputs = {normal_array({5, 16}, 137), normal_array({layout.tokens(), 16}, 138)},
+          .function = one_result([=](auto x) {
+            return add(token_embedding(ids_of(ids, x[0].device()), x[0], {}, on(x[0], layout),
+                                       on(x[0], options), x[1].dtype()),
+                       x[1]);
+          }),
+          .reference = one_array([=](const Arrays& x) {
+            Array y = x[1];
+            const Array tokens = looked_up(x[0], ids);
+            for (std::int64_t i = 0; i < y.count(); ++i) y[i] += tokens[i] * factors[i];
+            return y;
+          }),
+          .parameters = {0},
+          .reduction_length = layout.tokens()}});
+}
+
 const std::vector<std::vector<int>> batches{{1}, {3, 1, 0, 5}, {0, 2}, {17, 33}};
 
 Array sequence_means(const Array& x, const std::vector<int>& lengths, std::int64_t divisor) {
@@ -88,6 +111,28 @@ Array sequence_means(const Array& x, const std::vector<int>& lengths, std::int64
         y.at(s, c) += x.at(row, c) / static_cast<double>(divisor > 0 ? divisor : length);
   }
   return y;
+}
+
+/// Gaps between places; the result takes the type of the data.
+TEST(PositionRows, looks_up_places) {
+  std::vector<OpCase> cases;
+  for (const std::int64_t width : {7, 64}) {
+    const SequenceLayout layout = layout_of({30, 0, 1, 64}, 200, 3);
+    const auto places = layout.position.to_vector<std::int32_t>();
+    cases.push_back({.name = format_text("position_rows, width {}", width),
+                     .inputs = {normal_array({200, width}, 137), normal_array({layout.tokens(), width}, 138)},
+                     .function = one_result([=](auto x) {
+                       return add(position_rows(x[0], on(x[0], layout), x[1].dtype()), x[1]);
+                     }),
+                     .reference = one_array([=](const Arrays& x) {
+                       Array y = looked_up(x[0], places);
+                       for (std::int64_t i = 0; i < y.count(); ++i) y[i] += x[1][i];
+                       return y;
+                     }),
+                     .parameters = {0},
+                     .reduction_length = 4});
+  }
+  check(cases);
 }
 
 TEST(SequenceMean, over_real_tokens_or_by_a_divisor) {
@@ -143,6 +188,8 @@ TEST(Embedding, mistakes_are_named) {
   EXPECT_TRUE(
       mentions(thrown_error([&] { sequence_first(x, layout); }), "sequence_first: a sequence has no token"));
   EXPECT_TRUE(mentions(thrown_error([&] { sequence_mean(table, layout); }), "sequence_mean: "));
+  EXPECT_TRUE(mentions(thrown_error([&] { position_rows(table, layout_of({2}, 5), DType::float32); }),
+                       "position_rows: the table must be float32 [at least 5, width]"));
 }
 
 }  // namespace

@@ -108,6 +108,41 @@ TEST(RowProducts, ragged_batches_both_orders) {
   check(cases);
 }
 
+/// softmax(q k^T) v by rows.
+Array attended_rows(const Arrays& in, const SequenceLayout& layout) {
+  Array weights = multiplied_rows({in[0], in[1]}, layout, true);
+  const std::int64_t rows = weights.size(2);
+  for (std::int64_t first = 0; first < weights.count(); first += rows) {
+    double largest = -INFINITY, total = 0;
+    for (std::int64_t i = first; i < first + rows; ++i) largest = std::max(largest, weights[i]);
+    for (std::int64_t i = first; i < first + rows; ++i) total += weights[i] = std::exp(weights[i] - largest);
+    for (std::int64_t i = first; i < first + rows; ++i) weights[i] /= total;
+  }
+  return multiplied_rows({weights, in[2]}, layout, false);
+}
+
+TEST(ProjectedAttention, equals_its_definition) {
+  std::vector<OpCase> cases;
+  for (const Extents& e : extents) {
+    if (e.rows == 1) continue;  // one weight: queries and keys have no gradient
+    const SequenceLayout layout = layout_of(e.lengths, 200);
+    const double scale = 1 / std::sqrt(static_cast<double>(e.columns));
+    const Shape keys{layout.sequences(), e.heads, e.rows, e.columns},
+        values{layout.sequences(), e.heads, e.rows, 8};
+    cases.push_back(
+        {.name = format_text("projected_attention of {}, {} rows, width {}", e.lengths, e.rows, e.columns),
+         .inputs = {normal_array({layout.tokens(), e.heads, e.columns}, 167),
+                    mapped(normal_array(keys, 168), [=](double v) { return scale * v; }),
+                    normal_array(values, 169)},
+         .function =
+             one_result([=](auto x) { return projected_attention(x[0], x[1], x[2], on(x[0], layout)); }),
+         .reference = one_array([=](const Arrays& x) { return attended_rows(x, layout); }),
+         .parameters = {1, 2},
+         .reduction_length = 130 + std::max(e.rows, e.columns)});
+  }
+  check(cases);
+}
+
 /// Positive features, as attention has them.
 TEST(FeatureAttention, equals_its_definition) {
   std::vector<OpCase> cases;
@@ -190,6 +225,11 @@ TEST(SequenceProducts, mistakes_are_named) {
                          feature_attention(x, zeros({2, 3, 5}, DType::float32), x, layout, 0);
                        }),
                        "feature_attention: queries and keys must have the same features"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         projected_attention(x, zeros({1, 3, 5, 4}, DType::float32),
+                                             zeros({1, 3, 6, 4}, DType::float32), layout);
+                       }),
+                       "projected_attention: q [2, heads, width] needs float32 keys [1, heads, rows, width]"));
 }
 
 }  // namespace

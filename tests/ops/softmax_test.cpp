@@ -79,6 +79,41 @@ TEST(CrossEntropy, adds_to_the_score_of_a_step) {
   }
 }
 
+/// Rows of weight 0 count for nothing: neither in the loss, nor in its gradient, nor in the score.
+TEST(CrossEntropy, takes_the_rows_of_weight_one) {
+  const std::vector<std::int32_t> labels{2, 0, 1, 3, 3, 0, 2};
+  const std::vector<double> weights{1, 0, 1, 1, 0, 0, 1};
+  const auto on_device_of = [](const Tensor& x, const auto& values) { return on(x, from_vector(values, {7})); };
+  check({{.name = "cross_entropy with weights",
+          .inputs = {uniform_array({7, 5}, 104, -3, 3)},
+          .function = one_result([=](auto x) {
+            const Tensor chosen = on(x[0], cast(from_vector(weights, {7}), accumulate_type(x[0].dtype())));
+            return cross_entropy(x[0], on_device_of(x[0], labels), chosen, nullptr);
+          }),
+          .reference = one_array([=](const Arrays& x) {
+            const Array p = softmax_reference(x[0]);
+            double total = 0;
+            for (std::int64_t r = 0; r < 7; ++r)
+              total -=
+                  weights[static_cast<std::size_t>(r)] * std::log(p.at(r, labels[static_cast<std::size_t>(r)]));
+            return Array(Shape{}, total);
+          }),
+          .reduction_length = 35}});
+  for (const Device device : test_devices()) {
+    const Tensor memory = zeros({static_cast<std::int64_t>(sizeof(ScoreTotals))}, DType::uint8, device);
+    const Tensor x = from_vector(std::vector<float>{1, 3, 2, 5, 5, 0, -1, -2, -3}, {3, 3}, device);
+    const Tensor loss = cross_entropy(x, from_vector(std::vector<std::int32_t>{1, 0, 0}, {3}, device),
+                                      from_vector(std::vector<float>{0, 1, 1}, {3}, device),
+                                      reinterpret_cast<ScoreTotals*>(memory.address()));
+    const std::vector<std::uint8_t> bytes = memory.to_vector<std::uint8_t>();
+    ScoreTotals got;
+    std::memcpy(&got, bytes.data(), sizeof got);
+    EXPECT_EQ(got.examples, 2);
+    EXPECT_EQ(got.correct, 2);
+    EXPECT_NEAR(got.loss, loss.item(), 1e-6);
+  }
+}
+
 TEST(CrossEntropy, of_no_rows_is_zero) {
   EXPECT_EQ(cross_entropy(zeros({0, 3}, DType::float32), zeros({0}, DType::int32)).item(), 0);
 }
@@ -123,6 +158,23 @@ TEST(SquaredError, sums_over_rows_and_leaves_the_target_alone) {
   backward(loss);
   EXPECT_EQ(loss.item(), 18);
   EXPECT_EQ(gradient_of(fixed).to_vector<float>(), (std::vector<float>{0, 0}));
+}
+
+TEST(SquaredError, adds_to_the_score_of_a_step) {
+  for (const Device device : test_devices()) {
+    const Tensor memory = zeros({static_cast<std::int64_t>(sizeof(ScoreTotals))}, DType::uint8, device);
+    const Tensor prediction = from_vector(std::vector<float>{1, 2, 5}, {3}, device),
+                 target = from_vector(std::vector<float>{1, 4, 2}, {3}, device);
+    auto* score = reinterpret_cast<ScoreTotals*>(memory.address());
+    EXPECT_EQ(squared_error(prediction, target, score).item(), 13);
+    squared_error(prediction, prediction, score);
+    const std::vector<std::uint8_t> bytes = memory.to_vector<std::uint8_t>();
+    ScoreTotals got;
+    std::memcpy(&got, bytes.data(), sizeof got);
+    EXPECT_EQ(got.examples, 6);
+    EXPECT_EQ(got.loss, 13);
+    EXPECT_EQ(got.correct, 0);
+  }
 }
 
 TEST(Softmax, mistakes_are_named) {

@@ -65,8 +65,9 @@ Values row_of(const Values& rows, int row) {
 }
 
 /// Five updates; the golden run changes beta2 as well, so each update has an optimizer of its own that takes
-/// over the moments. Tensors of one axis never decay here.
-void check_against_golden(double weight_decay, DType dtype, double relative) {
+/// over the moments.
+void check_against_golden(double weight_decay, DType dtype, double relative,
+                          DecayedParameters decayed = DecayedParameters::matrices) {
   const Golden golden("adamw");
   const Values rates = golden.values("learning_rate"), beta1 = golden.values("beta1"),
                beta2 = golden.values("beta2");
@@ -78,6 +79,7 @@ void check_against_golden(double weight_decay, DType dtype, double relative) {
     OptimizerConfig config;
     config.beta2 = beta2[u];
     config.weight_decay = weight_decay;
+    config.decayed = decayed;
     AdamW optimizer(parameters.store, config);
     if (previous) {
       copy(previous->first_moment(), optimizer.first_moment());
@@ -86,7 +88,8 @@ void check_against_golden(double weight_decay, DType dtype, double relative) {
     parameters.set_gradients(golden, update, targets);
     EXPECT_TRUE(apply(optimizer, parameters.state, rates[u], beta1[u], 1.0, targets).is_finite);
     for (int i = 0; i < 3; ++i) {
-      const std::string run = weight_decay > 0 && parameters.value(i).rank() >= 2 ? "decay." : "plain.";
+      const bool is_decayed = decayed == DecayedParameters::all || parameters.value(i).rank() >= 2;
+      const std::string run = weight_decay > 0 && is_decayed ? "decay." : "plain.";
       const Values expected = row_of(golden.values(run + std::to_string(i)), update);
       EXPECT_EQ(difference(parameters.value(i).to_vector<double>(), expected, relative), "")
           << run << i << " after update " << update + 1;
@@ -98,6 +101,9 @@ void check_against_golden(double weight_decay, DType dtype, double relative) {
 
 TEST(adamw, follows_pytorch_without_decay) { check_against_golden(0, DType::float64, 1e-14); }
 TEST(adamw, follows_pytorch_with_decay_of_matrices) { check_against_golden(0.1, DType::float64, 1e-14); }
+TEST(adamw, follows_pytorch_with_decay_of_all) {
+  check_against_golden(0.1, DType::float64, 1e-14, DecayedParameters::all);
+}
 TEST(adamw, follows_pytorch_in_float32) { check_against_golden(0.1, DType::float32, 1e-6); }
 
 TEST(adamw, moments_follow_pytorch) {

@@ -43,6 +43,12 @@ class Mechanism {
     attention_ = kind_->build(holder.attention, Scope(store_).child("attention"), shape);
   }
   const AttentionTraits& traits() const { return kind_->traits; }
+  /// The parameter attention.<name>, which must be there.
+  const Parameter& parameter(const std::string& name) const {
+    for (const Parameter& known : store_.parameters())
+      if (known.path == "attention." + name) return known;
+    throw_error(ExitCode::internal, "Mechanism: there is no parameter {}", name);
+  }
   Tensor operator()(std::span<const Tensor> qkv, const SequenceLayout& layout, bool training = true) const {
     return attention_->forward({qkv[0], qkv[1], qkv[2], layout, training});
   }

@@ -42,7 +42,8 @@ inline void prepare_tiny_data(const std::filesystem::path& folder, std::int64_t 
   options.dev = dev;
   options.test = test;
   options.seed = 11;
-  tasks::prepare_listops(options, folder);
+  tasks::Preparation preparation({.folder = folder, .force = true}, tasks::listops_header(options));
+  tasks::prepare_listops(options, preparation);
 }
 
 /// One layer of width 16 on the data in `folder`; `attention` is a kind; `overrides` are "key=value".

@@ -69,16 +69,24 @@ void cross_entropy_backward(Cpu<isa>&, Rows<const T> x, const std::int32_t* labe
 }
 
 template <class T, Isa isa>
-void add_score(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, const T* loss, ScoreTotals* score) {
+void add_score(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, const T* loss, const T* weight,
+               ScoreTotals* score) {
   for (std::int64_t r = 0; r < x.rows; ++r) {
+    if (weight != nullptr && weight[r] == 0) continue;
     const T* row = x.row(r);
     score->loss += static_cast<double>(loss[r]);
     std::int64_t best = 0;
     for (std::int64_t i = 1; i < x.width; ++i)
       if (row[i] > row[best]) best = i;
     score->correct += best == label[r] ? 1.0 : 0.0;
+    score->examples += 1;
   }
-  score->examples += static_cast<double>(x.rows);
+}
+
+template <class A, Isa isa>
+void add_losses(Cpu<isa>&, const A* loss, std::int64_t rows, ScoreTotals* score) {
+  for (std::int64_t r = 0; r < rows; ++r) score->loss += static_cast<double>(loss[r]);
+  score->examples += static_cast<double>(rows);
 }
 
 #define INSTANTIATE(T)                                                                                    \
@@ -87,7 +95,9 @@ void add_score(Cpu<isa>&, Rows<const T> x, const std::int32_t* label, const T* l
   template std::int64_t cross_entropy_forward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, T*); \
   template void cross_entropy_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, const T*,   \
                                           Rows<T>);                                                       \
-  template void add_score<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, const T*, ScoreTotals*);
+  template void add_score<T>(Cpu<TERN_ISA>&, Rows<const T>, const std::int32_t*, const T*, const T*,      \
+                             ScoreTotals*);                                                               \
+  template void add_losses<T>(Cpu<TERN_ISA>&, const T*, std::int64_t, ScoreTotals*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -213,12 +213,36 @@ __device__ std::int64_t first_largest(const T* x, std::int64_t width, bool is_pa
   return place;
 }
 
+/// Adds the losses of the rows whose weight is 1, of all where `weight` is null, and their number. For one
+/// block.
+template <class A>
+__device__ void add_total(const A* loss, const A* weight, std::int64_t rows, ScoreTotals* score) {
+  __shared__ double shared_sum[warp_lanes];
+  double total = 0, count = 0;
+  for (std::int64_t r = threadIdx.x; r < rows; r += threads_per_block) {
+    if (weight != nullptr && weight[r] == 0) continue;
+    total += static_cast<double>(loss[r]);
+    count += 1;
+  }
+  total = block_sum(total, shared_sum);
+  count = block_sum(count, shared_sum);
+  if (threadIdx.x != 0) return;
+  score->loss += total;
+  score->examples += count;
+}
+
+template <class A>
+__global__ void __launch_bounds__(threads_per_block)
+    add_losses_kernel(const A* loss, std::int64_t rows, ScoreTotals* score) {
+  add_total<A>(loss, nullptr, rows, score);
+}
+
 /// Block 0 adds the losses. The blocks' counts of correct rows are whole numbers: adding them is exact in any
 /// order.
 template <class T, int team>
 __global__ void __launch_bounds__(threads_per_block)
     add_score_kernel(Rows<const T> x, bool is_packed, const std::int32_t* label, const Accumulate<T>* loss,
-                     ScoreTotals* score) {
+                     const Accumulate<T>* weight, ScoreTotals* score) {
   using A = Accumulate<T>;
   __shared__ A shared[warp_lanes];
   __shared__ std::int64_t shared_place[warp_lanes];
@@ -226,19 +250,14 @@ __global__ void __launch_bounds__(threads_per_block)
   const Team<team, A> threads{shared};
   double correct = 0;
   for (std::int64_t r = threads.first_row(); r < x.rows; r += threads.rows_at_once()) {
+    if (weight != nullptr && weight[r] == 0) continue;  // the whole team skips the row
     const std::int64_t place =
         first_largest<T, team>(x.data + r * x.stride, x.width, is_packed, shared, shared_place);
     if (threads.lane() == 0 && place == label[r]) correct += 1;
   }
   correct = block_sum(correct, shared_sum);
   if (threadIdx.x == 0 && correct > 0) atomicAdd(&score->correct, correct);
-  if (blockIdx.x != 0) return;
-  double total = 0;
-  for (std::int64_t r = threadIdx.x; r < x.rows; r += threads_per_block) total += static_cast<double>(loss[r]);
-  total = block_sum(total, shared_sum);
-  if (threadIdx.x != 0) return;
-  score->loss += total;
-  score->examples += static_cast<double>(x.rows);
+  if (blockIdx.x == 0) add_total<A>(loss, weight, x.rows, score);
 }
 
 template <class T>
@@ -297,10 +316,18 @@ void cross_entropy_backward(Cuda& cuda, Rows<const T> x, const std::int32_t* lab
 
 template <class T>
 void add_score(Cuda& cuda, Rows<const T> x, const std::int32_t* label, const Accumulate<T>* loss,
-               ScoreTotals* score) {
+               const Accumulate<T>* weight, ScoreTotals* score) {
   with_team(cuda, x, "add_score", [&](auto team, unsigned grid) {
-    add_score_kernel<T, team><<<grid, threads_per_block, 0, cuda.stream>>>(x, is_packed(x), label, loss, score);
+    add_score_kernel<T, team>
+        <<<grid, threads_per_block, 0, cuda.stream>>>(x, is_packed(x), label, loss, weight, score);
   });
+}
+
+template <class A>
+void add_losses(Cuda& cuda, const A* loss, std::int64_t rows, ScoreTotals* score) {
+  if (rows == 0) return;
+  add_losses_kernel<A><<<1, threads_per_block, 0, cuda.stream>>>(loss, rows, score);
+  check_launch("add_losses");
 }
 
 #define INSTANTIATE(T)                                                                                       \
@@ -309,10 +336,13 @@ void add_score(Cuda& cuda, Rows<const T> x, const std::int32_t* label, const Acc
   template std::int64_t cross_entropy_forward<T>(Cuda&, Rows<const T>, const std::int32_t*, Accumulate<T>*); \
   template void cross_entropy_backward<T>(Cuda&, Rows<const T>, const std::int32_t*, const Accumulate<T>*,   \
                                           Rows<T>);                                                          \
-  template void add_score<T>(Cuda&, Rows<const T>, const std::int32_t*, const Accumulate<T>*, ScoreTotals*);
+  template void add_score<T>(Cuda&, Rows<const T>, const std::int32_t*, const Accumulate<T>*,                \
+                             const Accumulate<T>*, ScoreTotals*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)
 #undef INSTANTIATE
+template void add_losses<float>(Cuda&, const float*, std::int64_t, ScoreTotals*);
+template void add_losses<double>(Cuda&, const double*, std::int64_t, ScoreTotals*);
 
 }  // namespace tern::kernels

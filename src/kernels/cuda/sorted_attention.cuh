@@ -1,0 +1,187 @@
+// Tiles of attention along a sort: which tokens a block owns and meets, which of them see each other, and how
+// their rows reach shared memory. The products of a tile are those of exact attention in float32
+// (attention_simt_tiles.cuh); bfloat16 rows become float32 on their way.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/cuda/attention_simt_tiles.cuh"
+#include "kernels/cuda/heads.cuh"
+#include "kernels/sorted_attention.h"
+
+namespace tern::kernels {
+namespace {
+
+constexpr double log2_e = 1.44269504088896340736;
+constexpr int sample_queries = 2048;  ///< of one block that differentiates sampled keys
+
+/// Calls run(tile sizes) with those that suit the head's width.
+template <class T, class Run>
+void with_sorted_tiles(int width, Run run) {
+  if constexpr (std::is_same_v<T, double>)
+    run(SimtTiles<double, 32, 1, 1>{});
+  else if (width <= 32)
+    run(SimtTiles<float, 32, 1, 2>{});
+  else
+    run(SimtTiles<float, 64, 1, 2>{});
+}
+
+/// One round over the batch; round options.rounds is that of the samples.
+template <class T>
+struct SortedPass {
+  Sequences sequences;
+  AttentionInputs<T> in;
+  SortedOptions options;
+  int round;
+  int chunks;   ///< of Tiles::columns columns that the width has
+  bool packed;  ///< rows may be read four elements at a time
+
+  __device__ bool is_sampled() const { return round == options.rounds; }
+  __device__ int sort() const { return is_sampled() ? 0 : round; }
+};
+
+/// Tokens of one side of a tile, and their segments in each round: [rounds][size].
+struct TileTokens {
+  int *token, *segment;
+  int size, count;
+  __device__ TileTokens(int* memory, int tile_size)
+      : token(memory), segment(memory + tile_size), size(tile_size), count(0) {}
+  static constexpr int ints(int size, int rounds) { return size * (rounds + 1); }
+};
+
+/// A sequence and head in one round.
+template <class T>
+class SortedRound {
+ public:
+  __device__ SortedRound(const SortedPass<T>& pass, const SequencePart& part, int head)
+      : pass_(pass),
+        begin_(part.begin),
+        tokens_(part.length),
+        head_(head),
+        sample_(pass.sequences.sample[part.sequence]),
+        list_(static_cast<std::int64_t>(head) * pass.options.rounds * pass.sequences.tokens),
+        query_round_(pass.sort()),
+        key_round_(pass.sort()),
+        wrapped_(pass.options.rule.wrapped_segment(part.length)) {}
+
+  /// From now on: range `range` of keys_of.
+  __device__ void meet_keys(int range) {
+    is_wrap_ = range == 1;
+    key_round_ = is_wrap_ ? (pass_.round + pass_.options.rounds - 1) % pass_.options.rounds : pass_.sort();
+  }
+  /// From now on: range `range` of queries_of.
+  __device__ void meet_queries(int range) {
+    is_wrap_ = range == 1;
+    query_round_ = is_wrap_ ? (pass_.round + 1) % pass_.options.rounds : pass_.sort();
+  }
+
+  __device__ int samples() const { return pass_.options.samples_of(tokens_); }
+  __device__ PlaceRanges keys_of(int first, int last) const {
+    if (pass_.is_sampled()) return {{0, 0}, {samples(), 0}};
+    return keys_in_reach(pass_.options.rule, first, last, tokens_);
+  }
+  __device__ PlaceRanges queries_of(int first, int last) const {
+    return queries_in_reach(pass_.options.rule, first, last, tokens_);
+  }
+  __device__ void load_queries(int first, int last, TileTokens& to) const {
+    load(pass_.options.queries, first, last, to,
+         [&](int place) { return sorted(pass_.options.queries, query_round_, place); });
+  }
+  __device__ void load_keys(int first, int last, TileTokens& to) const {
+    load(pass_.options.keys, first, last, to, [&](int place) {
+      return pass_.is_sampled() ? begin_ + sampled_key(pass_.options.stream, sample_, head_, place, tokens_)
+                                : sorted(pass_.options.keys, key_round_, place);
+    });
+  }
+
+  /// What the weight of a pair of the tile is multiplied with; 0: the query does not see the key.
+  template <class A>
+  __device__ __forceinline__ A factor(const TileTokens& queries, int query, const TileTokens& keys,
+                                      int key) const {
+    if (query >= queries.count || key >= keys.count) return 0;
+    if (is_wrap_)
+      return queries.segment[query_round_ * queries.size + query] == 0 &&
+                     keys.segment[key_round_ * keys.size + key] == wrapped_
+                 ? A{1}
+                 : A{0};
+    const bool is_seen = sees_in(queries, query, keys, key, pass_.sort());
+    if (pass_.is_sampled()) return is_seen ? A{0} : static_cast<A>(tokens_) / static_cast<A>(samples());
+    if (!is_seen) return 0;
+    if (!pass_.options.counts_once) return 1;
+    int rounds = 0;
+    for (int r = 0; r < pass_.options.rounds; ++r) rounds += sees_in(queries, query, keys, key, r) ? 1 : 0;
+    return A{1} / static_cast<A>(rounds);
+  }
+  /// Logit in base 2.
+  template <class A>
+  __device__ __forceinline__ A logit(const TileTokens& queries, int query, const TileTokens& keys, int key,
+                                     A product) const {
+    const A scaled = product * static_cast<A>(pass_.options.scale * log2_e);
+    return pass_.options.excludes_self && queries.token[query] == keys.token[key]
+               ? scaled - static_cast<A>(self_penalty * log2_e)
+               : scaled;
+  }
+
+ private:
+  __device__ int sorted(const SortedSide& side, int round, int place) const {
+    return side.order[list_ + round * pass_.sequences.tokens + begin_ + place];
+  }
+  __device__ bool sees_in(const TileTokens& queries, int query, const TileTokens& keys, int key,
+                          int round) const {
+    return sees(queries.segment[round * queries.size + query], keys.segment[round * keys.size + key]);
+  }
+  /// All threads take part; the caller synchronizes before and after.
+  template <class TokenAt>
+  __device__ void load(const SortedSide& side, int first, int last, TileTokens& to, TokenAt token_at) const {
+    to.count = last - first < to.size ? last - first : to.size;
+    for (int i = static_cast<int>(threadIdx.x); i < to.size; i += static_cast<int>(blockDim.x)) {
+      const int token = i < to.count ? token_at(first + i) : -1;
+      to.token[i] = token;
+      for (int r = 0; r < pass_.options.rounds; ++r)
+        to.segment[r * to.size + i] = token < 0 ? 0 : side.segment[list_ + r * pass_.sequences.tokens + token];
+    }
+  }
+
+  const SortedPass<T>& pass_;
+  int begin_, tokens_, head_;
+  std::int64_t sample_, list_;
+  int query_round_, key_round_, wrapped_;
+  bool is_wrap_ = false;
+};
+
+/// Columns `column` .. + columns - 1 of the rows of `tokens` in rows `stride` apart; zeros outside.
+template <int columns, int stride, class T>
+__device__ __forceinline__ void stage_tokens(Accumulate<T>* to, const Heads<const T>& from,
+                                             const TileTokens& tokens, int head, int column, bool packed) {
+  const auto copy = [&]<int items>(std::integral_constant<int, items>) {
+    constexpr int packs = columns / items;
+    for (int i = static_cast<int>(threadIdx.x); i < tokens.size * packs; i += static_cast<int>(blockDim.x)) {
+      const int row = i / packs, place = i % packs * items;
+      Pack<T, items> pack{};
+      if (row < tokens.count && column + place < from.width)
+        pack = load_pack<items>(row_of(from, tokens.token[row], head) + column + place);
+#pragma unroll
+      for (int u = 0; u < items; ++u) to[row * stride + place + u] = to_accumulate(pack.item[u]);
+    }
+  };
+  if (packed)
+    copy(std::integral_constant<int, 4>{});
+  else
+    copy(std::integral_constant<int, 1>{});
+}
+
+/// Visits a lane's sums: visit(row of the tile, column of the head, sum).
+template <class Tiles, class Visit>
+__device__ __forceinline__ void for_each_sum(const typename Tiles::Lane& lane, typename Tiles::Sums& sums,
+                                             int count, int column, int width, Visit visit) {
+#pragma unroll
+  for (int r = 0; r < Tiles::thread_rows; ++r)
+#pragma unroll
+    for (int c = 0; c < Tiles::thread_columns; ++c) {
+      const int at = column + lane.column(c / Tiles::items) + c % Tiles::items;
+      if (lane.row(r) < count && at < width) visit(lane.row(r), at, sums[r][c]);
+    }
+}
+
+}  // namespace
+}  // namespace tern::kernels
