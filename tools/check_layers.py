@@ -18,15 +18,15 @@ ORDER = [
 ]  # fmt: skip
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}
 HEADERS = {
-    "base": "bernoulli build_info device error logging random step_state",
+    "base": "attention_pattern bernoulli build_info device error logging random sorted_blocks step_state",
     "config": "config config_slot",
     "core": "autograd memory sequence_layout tensor",
-    "ops": "ops",
+    "ops": "ops sorted_attention",
     "nn": "attention encoder layers module",
     "optim": "optimizer",
     "comm": "communicator",
     "tasks": "task",
-    "training": "checkpoint experiment trainer",
+    "training": "checkpoint experiment objective trainer",
 }
 LAYER_OF_HEADER = {name: layer for layer, names in HEADERS.items() for name in names.split()}
 OWNERS = {
@@ -36,6 +36,7 @@ OWNERS = {
     "nlohmann/": {"io"},
     "archive": {"io"},
     "png.h": {"io"},
+    "zlib.h": {"io"},
     "xxhash.h": {"base", "io"},
     "omp.h": {"base"},
     "cblas.h": {"base"},

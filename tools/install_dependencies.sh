@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build git python3 libyaml-cpp-dev libspdlog-dev libcli11-dev libgtest-dev libopenblas-dev
-          nlohmann-json3-dev libxxhash-dev libarchive-dev libpng-dev)
+          nlohmann-json3-dev libxxhash-dev libarchive-dev libpng-dev zlib1g-dev xz-utils)
 
 missing=()
 for package in "${packages[@]}"; do

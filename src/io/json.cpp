@@ -149,6 +149,10 @@ std::string dump_json(const Json& value, int indent) {
   }
 }
 
+std::string utf8_text(std::string_view text) {
+  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
+}
+
 const Json& json_member(const Json& object, std::string_view key, std::string_view where) {
   if (!object.is_object()) throw_error(ExitCode::bad_data, "{}: must be a JSON object", where);
   const auto member = object.find(key);

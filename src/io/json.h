@@ -23,6 +23,9 @@ Json parse_json(std::string_view text, std::string_view where, std::size_t size_
 /// otherwise.
 std::string dump_json(const Json& value, int indent = -1);
 
+/// The text with bytes that are not UTF-8 replaced by U+FFFD, for names that come from outside.
+std::string utf8_text(std::string_view text);
+
 /// Member `key` of an object. Error(bad_data) naming `where` if `object` is none or lacks it, or has another
 /// type.
 const Json& json_member(const Json& object, std::string_view key, std::string_view where);

@@ -6,5 +6,12 @@
 namespace tern::tasks {
 
 TaskKind listops_task();
+TaskKind text_task();
+TaskKind retrieval_task();
+TaskKind image_task();
+TaskKind pathfinder_task();
+TaskKind classification_task();
+TaskKind pair_task();
+TaskKind regression_task();
 
 }  // namespace tern::tasks

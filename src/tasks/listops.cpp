@@ -30,6 +30,7 @@ TaskKind listops_task() {
             const auto& config = choice.as<ListopsConfig>();
             Task task;
             task.interface = {config.vocabulary, config.padded_length, listops_classes, false};
+            task.interface.ids = listops_vocabulary;
             task.train = config.data / "train.records";
             task.dev = config.data / "dev.records";
             task.test = config.data / "test.records";

@@ -8,9 +8,9 @@
 
 #include "base/parallel.h"
 #include "data/record_file.h"
-#include "io/atomic_file.h"
 #include "io/hash.h"
 #include "io/json.h"
+#include "tasks/sample_words.h"
 #include "tern/error.h"
 #include "tern/random.h"
 
@@ -23,28 +23,6 @@ constexpr std::int64_t chunks_per_round = 64;  // fixed, so that the result know
 constexpr std::int64_t patience = std::int64_t{1} << 23;
 constexpr std::int64_t candidates_per_tree = std::int64_t{1} << 16;
 
-/// Random words of one candidate, one for each node of its tree. The candidate's index fills two words of the
-/// counter.
-class NodeWords {
- public:
-  NodeWords(PhiloxKey key, std::int64_t candidate)
-      : high_(static_cast<std::uint32_t>(candidate >> 32)), stream_{key, &high_}, candidate_(candidate) {}
-  NodeWords(const NodeWords&) = delete;
-  NodeWords& operator=(const NodeWords&) = delete;
-
-  std::uint32_t next() {
-    if (drawn_ % 4 == 0) words_ = stream_.words(candidate_, drawn_ / 4);
-    return words_.word[drawn_++ % 4];
-  }
-
- private:
-  std::uint32_t high_;
-  RandomStream stream_;
-  std::int64_t candidate_;
-  std::uint64_t drawn_ = 0;
-  PhiloxWords words_{};
-};
-
 /// Uniform in [0, count) from 30 random bits (each value's share is off by less than count / 2^30).
 std::uint32_t choose(std::uint32_t bits, std::uint32_t count) {
   return static_cast<std::uint32_t>((std::uint64_t{bits} * count) >> 30);
@@ -53,7 +31,7 @@ std::uint32_t choose(std::uint32_t bits, std::uint32_t count) {
 /// Appends the tree of one candidate to `out` if its length is accepted; else leaves `out` as it was. The top
 /// two bits of a node's word decide whether it is an operator; the others choose the digit, or operator and
 /// arguments.
-bool draw_tree(const ListopsOptions& options, NodeWords& words, std::vector<std::uint8_t>& out) {
+bool draw_tree(const ListopsOptions& options, SampleWords& words, std::vector<std::uint8_t>& out) {
   const std::size_t start = out.size();
   const auto argument_choices = static_cast<std::uint32_t>(options.arguments - 1);
   int open_arguments[depth_cap];  // nodes still to draw below each open operator
@@ -123,7 +101,7 @@ Drawn draw_chunk(const ListopsOptions& options, PhiloxKey key, std::int64_t firs
   Drawn drawn;
   for (std::int64_t candidate = first; candidate < first + chunk; ++candidate) {
     const std::size_t begin = drawn.tokens.size();
-    NodeWords words(key, candidate);
+    SampleWords words(key, candidate);
     if (!draw_tree(options, words, drawn.tokens)) continue;
     const auto tree = std::span<const std::uint8_t>(drawn.tokens).subspan(begin);
     std::size_t at = 0;
@@ -215,67 +193,37 @@ ListopsSet generate_listops(const ListopsOptions& options) {
   return trees.take(newest + 1);
 }
 
-ListopsStatistics listops_statistics(const ListopsSet& set, std::int64_t begin, std::int64_t end) {
-  require(begin >= 0 && begin <= end && end <= set.count(),
-          "listops: sequences must lie in [0, {}), got [{}, {})", set.count(), begin, end);
-  ListopsStatistics statistics;
-  statistics.records = end - begin;
-  if (begin == end) return statistics;
-  std::int64_t total = 0;
-  statistics.shortest = INT64_MAX;
-  for (std::int64_t i = begin; i < end; ++i) {
-    const auto length = static_cast<std::int64_t>(set.sequence(i).size());
-    total += length;
-    statistics.shortest = std::min(statistics.shortest, length);
-    statistics.longest = std::max(statistics.longest, length);
-    ++statistics.labels[set.labels[static_cast<std::size_t>(i)]];
-  }
-  const auto records = static_cast<double>(statistics.records);
-  const std::int64_t most = *std::max_element(statistics.labels.begin(), statistics.labels.end());
-  statistics.mean_length = static_cast<double>(total) / records;
-  statistics.majority_share = static_cast<double>(most) / records;
-  return statistics;
-}
-
-std::string listops_options_text(const ListopsOptions& options) {
-  return io::dump_json({{"min_length", options.min_length},
-                        {"max_length", options.max_length},
-                        {"depth", options.depth},
-                        {"arguments", options.arguments},
-                        {"train", options.train},
-                        {"dev", options.dev},
-                        {"test", options.test}});
-}
-
-ListopsSummary prepare_listops(const ListopsOptions& options, const std::filesystem::path& folder) {
+data::RecordHeader listops_header(const ListopsOptions& options) {
   check(options);
-  io::make_directory(folder);  // before the work: a folder that cannot be made is told at once
+  data::RecordHeader header;
+  header.task = "listops";
+  header.options = io::dump_json({{"min_length", options.min_length},
+                                  {"max_length", options.max_length},
+                                  {"depth", options.depth},
+                                  {"arguments", options.arguments},
+                                  {"train", options.train},
+                                  {"dev", options.dev},
+                                  {"test", options.test}});
+  header.seed = options.seed;
+  header.vocabulary = listops_vocabulary;
+  header.classes = listops_classes;
+  header.padded_length = padded_length(options.max_length);
+  return header;
+}
+
+std::int64_t prepare_listops(const ListopsOptions& options, Preparation& preparation) {
   const ListopsSet set = generate_listops(options);
-  ListopsSummary summary;
-  summary.candidates = set.candidates;
-  summary.all = listops_statistics(set, 0, set.count());
   std::int64_t begin = 0;
-  const auto write = [&](std::string_view split, std::int64_t count, ListopsStatistics& statistics) {
-    statistics = listops_statistics(set, begin, begin + count);
-    data::RecordHeader header;
-    header.task = "listops";
-    header.split = split;
-    header.options = listops_options_text(options);
-    header.seed = options.seed;
-    header.vocabulary = listops_vocabulary;
-    header.classes = listops_classes;
-    header.padded_length = padded_length(options.max_length);
-    data::RecordWriter writer(folder / (std::string(split) + ".records"), header);
-    for (std::int64_t i = begin; i < begin + count; ++i) {
-      writer.append(set.sequence(i), std::int32_t{set.labels[static_cast<std::size_t>(i)]});
-    }
-    writer.finish();
-    begin += count;
+  const auto write = [&](std::string_view split, std::int64_t count) {
+    const std::int64_t end = begin + count;
+    for (std::int64_t i = std::exchange(begin, end); i < end && preparation.wants(split); ++i)
+      preparation.writer(split).append(set.sequence(i), std::int32_t{set.labels[static_cast<std::size_t>(i)]});
   };
-  write("train", options.train, summary.train);
-  write("dev", options.dev, summary.dev);
-  write("test", options.test, summary.test);
-  return summary;
+  write("train", options.train);
+  write("dev", options.dev);
+  write("test", options.test);
+  preparation.complete();
+  return set.candidates;
 }
 
 }  // namespace tern::tasks

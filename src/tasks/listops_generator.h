@@ -11,10 +11,10 @@
 
 #include <array>
 #include <cstdint>
-#include <filesystem>
 #include <span>
-#include <string>
 #include <vector>
+
+#include "tasks/prepared_data.h"
 
 namespace tern::tasks {
 
@@ -54,19 +54,6 @@ struct ListopsSet {
   }
 };
 
-struct ListopsStatistics {
-  std::int64_t records = 0;
-  std::array<std::int64_t, listops_classes> labels{};
-  std::int64_t shortest = 0, longest = 0;
-  double mean_length = 0;
-  double majority_share = 0;  ///< share of the most frequent label
-};
-
-struct ListopsSummary {
-  ListopsStatistics train, dev, test, all;
-  std::int64_t candidates = 0;
-};
-
 /// train + dev + test distinct trees. Error(failed) for options that contradict themselves and when too few
 /// distinct trees are found: no new one in 2^23 candidates, or more than 2^16 candidates for each tree asked
 /// for.
@@ -76,14 +63,12 @@ ListopsSet generate_listops(const ListopsOptions& options);
 /// MED is the integer part of the median, SM the sum modulo 10. Error(bad_data) naming the token if malformed.
 int evaluate_listops(std::span<const std::uint8_t> tokens);
 
-/// Label counts and lengths of sequences [begin, end) of a set.
-ListopsStatistics listops_statistics(const ListopsSet& set, std::int64_t begin, std::int64_t end);
+/// What the record files of these options say; the splits' names are left empty. Error(failed) for options that
+/// contradict themselves.
+data::RecordHeader listops_header(const ListopsOptions& options);
 
-/// The options as the JSON text that record files carry; the seed has a field of its own.
-std::string listops_options_text(const ListopsOptions& options);
-
-/// Writes train.records, dev.records and test.records (data::RecordFile) into `folder`, which is created if
-/// need be. The first trees are the training set, then dev, then test.
-ListopsSummary prepare_listops(const ListopsOptions& options, const std::filesystem::path& folder);
+/// Writes the splits: the first trees are the training set, then dev, then test. Returns the number of
+/// candidates looked at.
+std::int64_t prepare_listops(const ListopsOptions& options, Preparation& preparation);
 
 }  // namespace tern::tasks

@@ -6,7 +6,9 @@
 namespace tern {
 
 const std::vector<TaskKind>& task_kinds() {
-  static const std::vector all{tasks::listops_task()};
+  static const std::vector all{tasks::listops_task(), tasks::text_task(),       tasks::retrieval_task(),
+                               tasks::image_task(),   tasks::pathfinder_task(), tasks::classification_task(),
+                               tasks::pair_task(),    tasks::regression_task()};
   return all;
 }
 

@@ -303,20 +303,23 @@ TEST(generate_listops, options_are_checked) {
 TEST(prepare_listops, writes_three_splits_that_verify_and_share_no_tree) {
   TemporaryFolder folder;
   const ListopsOptions options = short_options();
-  const ListopsSummary summary = prepare_listops(options, folder / "deep/listops");
+  Preparation preparation({.folder = folder / "deep/listops"}, listops_header(options));
   const ListopsSet set = generate_listops(options);
+  EXPECT_EQ(prepare_listops(options, preparation), set.candidates);
   std::set<Tokens> distinct;
   std::int64_t at = 0;
-  for (const auto& [split, statistics] :
-       {std::pair{"train", summary.train}, std::pair{"dev", summary.dev}, std::pair{"test", summary.test}}) {
-    const data::RecordFile file(folder / "deep/listops" / (std::string(split) + ".records"));
+  std::vector<std::filesystem::path> files;
+  for (const std::string_view split : split_names) {
+    files.push_back(split_file(folder / "deep/listops", split));
+    const data::RecordFile file(files.back());
+    const SplitStatistics statistics = statistics_of({files.back()});
     file.verify();
     EXPECT_EQ(file.header().split, split);
     EXPECT_EQ(file.header().padded_length, 128);
     EXPECT_EQ(file.header().seed, 3u);
     EXPECT_TRUE(file.header().options.find("\"depth\":5") != std::string::npos) << file.header().options;
     ASSERT_EQ(statistics.records, file.count());
-    std::array<std::int64_t, 10> labels{};
+    std::vector<std::int64_t> labels(10);
     double total = 0;
     for (std::int64_t record = 0; record < file.count(); ++record, ++at) {
       Tokens tokens;
@@ -337,9 +340,10 @@ TEST(prepare_listops, writes_three_splits_that_verify_and_share_no_tree) {
                          static_cast<double>(file.count()));
   }
   EXPECT_EQ(distinct.size(), 2150u);
-  EXPECT_EQ(summary.all.records, 2150);
+  EXPECT_EQ(statistics_of(files).records, 2150);
   test::write_bytes(folder / "file", "text");
-  EXPECT_EQ(thrown_error([&] { prepare_listops(options, folder / "file"); }).code(), ExitCode::cannot_create);
+  EXPECT_EQ(thrown_error([&] { Preparation({.folder = folder / "file"}, listops_header(options)); }).code(),
+            ExitCode::cannot_create);
 }
 
 }  // namespace

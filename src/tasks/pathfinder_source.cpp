@@ -1,0 +1,187 @@
+#include "tasks/pathfinder_source.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <set>
+#include <span>
+#include <utility>
+
+#include "data/loader.h"
+#include "io/png.h"
+#include "tern/error.h"
+
+namespace tern::tasks::pathfinder {
+namespace {
+
+constexpr std::uint32_t order_epoch = UINT32_MAX;  // an order that no epoch of training has
+constexpr std::int64_t line_cap = 1 << 16;
+constexpr std::size_t fields_read = 6;
+constexpr std::size_t label_field = 3, contour_field = 5;
+
+/// Takes the last part of a path off it.
+std::string_view pop_part(std::string_view& path) {
+  const std::string_view part = base_name(path);
+  path.remove_suffix(std::min(path.size(), part.size() + 1));
+  return part;
+}
+
+/// "x/metadata/7.npy" -> "x".
+std::optional<std::string> set_of_metadata(std::string_view path) {
+  const std::string_view file = pop_part(path), folder = pop_part(path);
+  if (folder != "metadata" || !file.ends_with(".npy")) return std::nullopt;
+  return std::string(path);
+}
+
+std::string path_in(const std::string& set, std::string_view name) {
+  return set.empty() ? std::string(name) : format_text("{}/{}", set, name);
+}
+
+std::vector<std::string_view> words_of(std::string_view line) {
+  std::vector<std::string_view> words;
+  for (std::size_t at = line.find_first_not_of(" \r"); at != line.npos;
+       at = line.find_first_not_of(" \r", at)) {
+    const std::size_t end = std::min(line.find_first_of(" \r", at), line.size());
+    words.push_back(line.substr(at, end - at));
+    at = end;
+  }
+  return words;
+}
+
+std::optional<int> whole_number(std::string_view text) {
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+}  // namespace
+
+ReleasedImages::ReleasedImages(std::vector<std::filesystem::path> paths, Kind kind, std::uint64_t seed)
+    : paths_(std::move(paths)), kind_(kind), header_(header_of(kind, seed, io::Json::object())) {
+  read_metadata();
+  cut();
+}
+
+/// Metadata and images of the set, or the images alone.
+Sources ReleasedImages::files(bool has_metadata) const {
+  return {paths_,
+          [set = set_, has_metadata](std::string_view name) {
+            if (has_metadata && set_of_metadata(name) == set) return true;
+            return name.ends_with(".png") && name.starts_with(path_in(set, ""));
+          },
+          "images of " + (set_.empty() ? "the set" : set_)};
+}
+
+std::vector<io::SourceFingerprint> ReleasedImages::sources() const { return fingerprints_of(files(true)); }
+
+bool ReleasedImages::is_allowed(std::string_view set) const {
+  const std::string_view folder = pop_part(set), above = pop_part(set);
+  if (above.starts_with("pathfinder") && above != "pathfinder" + std::to_string(kind_.size)) return false;
+  if (folder == released_folder(kind_.difficulty)) return true;
+  return std::none_of(std::begin(difficulties), std::end(difficulties),
+                      [&](Difficulty other) { return folder == released_folder(other); });
+}
+
+void ReleasedImages::read_metadata() {
+  std::set<std::string> allowed, refused;
+  const Sources metadata{paths_, [](std::string_view name) { return set_of_metadata(name).has_value(); },
+                         "metadata/*.npy beside the folder of the images"};
+  for_each_file(metadata, [&](io::SourceFiles& file) {
+    const std::string set = *set_of_metadata(file.name());
+    (is_allowed(set) ? allowed : refused).insert(set);
+    if (allowed.size() > 1 || !allowed.contains(set)) return;
+    set_ = set;
+    read_lines(file);
+  });
+  if (allowed.size() == 1) return;
+  refused.merge(allowed);
+  throw_error(ExitCode::bad_data,
+              "{}: must hold one set of images for size {} and difficulty {} (pathfinder{}/{}), got {}; choose "
+              "--size and --difficulty of a set that is there, or name the set's folder",
+              to_text(paths_), kind_.size, name(kind_.difficulty), kind_.size,
+              released_folder(kind_.difficulty),
+              to_text(std::vector<std::string>(refused.begin(), refused.end())));
+}
+
+void ReleasedImages::read_lines(io::SourceFiles& file) {
+  std::string line;
+  while (file.read_line(line, line_cap)) {
+    if (line.starts_with("\x93NUMPY"))
+      throw_error(ExitCode::bad_data,
+                  "{}: metadata must be lines of text, as Long Range Arena released them, got a NumPy array; "
+                  "rewrite it as text",
+                  file.where());
+    if (!line.empty()) read_line(line, file.where());
+  }
+}
+
+void ReleasedImages::read_line(const std::string& line, std::string where) {
+  const std::vector<std::string_view> words = words_of(line);
+  const auto number = [&](std::size_t field) {
+    return field < words.size() ? whole_number(words[field]) : std::nullopt;
+  };
+  const std::optional<int> label = number(label_field), paddles = number(contour_field);
+  if (words.size() < fields_read || !label || *label < 0 || *label >= classes || !paddles) {
+    faults_.push_back(
+        {"", std::move(where), "must be: folder, file, number, label 0 or 1, continuity, paddles ..."});
+    return;
+  }
+  const int expected = parameters_of(kind_.size, kind_.difficulty).contour_length;
+  if (*paddles != expected)
+    throw_error(ExitCode::bad_data,
+                "{}: contours must have {} paddles for difficulty {}, got {}; set --difficulty", where,
+                expected, name(kind_.difficulty), *paddles);
+  const std::string image = path_in(set_, format_text("{}/{}", words[0], words[1]));
+  if (!items_.try_emplace(image, Item{*label, ""}).second)
+    faults_.push_back({"", std::move(where), format_text("names {} again", image)});
+}
+
+void ReleasedImages::cut() {
+  if (items_.empty())
+    throw_error(ExitCode::bad_data, "{}: the metadata must name images, got none; name a complete copy",
+                to_text(paths_));
+  std::vector<std::string> names;
+  for (const auto& [name, item] : items_) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  const std::vector<std::int64_t> order = data::shuffled_order(std::ssize(names), header_.seed, order_epoch);
+  for (const std::string_view split : split_names) {
+    const Range range = range_of(split, std::ssize(order));
+    for (std::int64_t i = range.begin; i < range.end; ++i)
+      items_.at(names[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])]).split = split;
+  }
+}
+
+void ReleasedImages::append(io::SourceFiles& file, Preparation& preparation) {
+  const auto found = items_.find(file.name());
+  if (found == items_.end())
+    return preparation.skip_known({"", file.where(), "no line of the metadata names it"});
+  const Item item = found->second;
+  items_.erase(found);
+  if (!preparation.wants(item.split)) return;
+  io::GreyImage image;
+  try {
+    const std::string bytes = file.read();
+    if (bytes.empty()) return preparation.skip_known({std::string(item.split), file.where(), "an empty file"});
+    image = io::read_png(std::as_bytes(std::span(bytes)), file.where());
+    if (image.width != kind_.size || image.height != kind_.size)
+      throw_error(ExitCode::bad_data, "must have {} x {} pixels, got {} x {}", kind_.size, kind_.size,
+                  image.width, image.height);
+  } catch (const Error& error) {
+    return preparation.skip({std::string(item.split), file.where(), error.what()});
+  }
+  preparation.writer(item.split).append(std::span<const std::uint8_t>(image.pixels), item.label);
+}
+
+void ReleasedImages::write(Preparation& preparation) {
+  for (const SkippedItem& fault : faults_) preparation.skip(fault);
+  for_each_file(files(false), [&](io::SourceFiles& file) { append(file, preparation); });
+  std::vector<std::pair<std::string, Item>> missing(items_.begin(), items_.end());
+  std::sort(missing.begin(), missing.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [name, item] : missing)
+    if (preparation.wants(item.split))
+      preparation.skip({std::string(item.split), name, "the metadata name it, but it is missing"});
+  preparation.complete();
+}
+
+}  // namespace tern::tasks::pathfinder
