@@ -209,6 +209,14 @@ std::vector<Difference> diff(const Section& before, const Section& after) {
   return differences;
 }
 
+Values values(const Section& root) {
+  std::vector<Line> lines;
+  flatten(root, "", false, lines);
+  Values out;
+  for (Line& line : lines) out.emplace_back(std::move(line.key), std::move(line.value));
+  return out;
+}
+
 std::string reference_markdown(const Section& root, std::string_view title) {
   Reference reference;
   reference.write(root, "", "# " + std::string(title), "");

@@ -35,6 +35,7 @@ io::Json state_json(const Experiment& experiment, const Progress& progress) {
           {"best_loss", progress.best_loss},
           {"evaluation_is_due", progress.evaluation_is_due},
           {"elapsed_seconds", progress.elapsed_seconds},
+          {"evaluation_seconds", progress.evaluation_seconds},
           {"fingerprint", fingerprint(experiment, progress)}};
 }
 
@@ -241,6 +242,8 @@ Progress load_checkpoint(const fs::path& checkpoint, Experiment& experiment) {
     throw_error(ExitCode::bad_data, "{}: evaluation_is_due must be true or false", where);
   progress.evaluation_is_due = is_due.get<bool>();
   progress.elapsed_seconds = io::json_number(state, "elapsed_seconds", where);
+  if (state.contains("evaluation_seconds"))  // 0.1.0 did not write it
+    progress.evaluation_seconds = io::json_number(state, "evaluation_seconds", where);
   experiment.state.set_updates(io::json_integer(state, "updates", where));
   experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
   const std::string expected = io::json_string(state, "fingerprint", where),

@@ -9,15 +9,16 @@ constexpr double bytes_of_float = 4;
 constexpr double mechanism_rows = 2.5;  // its result, and between none and three further rows
 
 struct Widths {
-  double width, hidden, layers;
+  double width, inner, hidden, layers;
   explicit Widths(const ModelConfig& model)
       : width(static_cast<double>(model.width)),
+        inner(static_cast<double>(model.inner_width())),
         hidden(static_cast<double>(model.hidden_width)),
         layers(static_cast<double>(model.layers)) {}
 };
 
 AttentionShape shape_of(const ModelConfig& model, const TaskInterface& task, std::int64_t length) {
-  return {model.heads, model.width / model.heads, std::max(task.padded_length, length)};
+  return {model.heads, model.inner_width() / model.heads, std::max(task.padded_length, length)};
 }
 
 /// Multiply-adds of all layers for one sequence.
@@ -26,23 +27,38 @@ double encoder_multiply_adds(const ModelConfig& model, const TaskInterface& task
   const auto tokens = static_cast<double>(length);
   const double attention = find_attention_kind(model.attention.kind())
                                .multiply_adds(model.attention, shape_of(model, task, length), tokens);
-  return x.layers * (tokens * (4 * x.width * x.width + 2 * x.width * x.hidden) + attention);
+  return x.layers * (tokens * (4 * x.width * x.inner + 2 * x.width * x.hidden) + attention);
 }
 
-double head_multiply_adds(const ModelConfig& model, const TaskInterface& task) {
-  const auto inputs = static_cast<double>((task.is_pair ? 4 : 1) * model.width);
-  return static_cast<double>(model.head_width) * (inputs + static_cast<double>(task.outputs));
+/// Multiply-adds of the head for one example.
+double head_multiply_adds(const ModelConfig& model, const TaskInterface& task, std::int64_t length) {
+  if (task.predicts_tokens) {
+    const auto tokens = static_cast<double>((task.is_pair ? 2 : 1) * length);
+    return tokens * static_cast<double>(model.width * (model.width + task.vocabulary));
+  }
+  const auto inputs = static_cast<double>(head_inputs(model, task)),
+             hidden = static_cast<double>(model.head_width), outputs = static_cast<double>(task.outputs);
+  if (task.is_pair && model.pair_features == PairFeatures::rows)
+    return hidden * (inputs + hidden / 2) + hidden / 2 * outputs;
+  return hidden * (inputs + outputs);
 }
 
-/// Floats that are alive for each token at the peak of a step.
-double floats_of_token(const ModelConfig& model, const AttentionShape& shape) {
+/// Floats that are alive for each token at the peak of a step, where sequences have `length` tokens.
+double floats_of_token(const ModelConfig& model, const TaskInterface& task, const AttentionShape& shape,
+                       double length) {
   const Widths x(model);
-  const double mechanism = mechanism_rows * x.width +
-                           find_attention_kind(model.attention.kind()).kept_numbers(model.attention, shape);
-  const double layer = (4 + 3) * x.width + mechanism + x.hidden;
+  const AttentionKind& kind = find_attention_kind(model.attention.kind());
+  const double mechanism =
+      mechanism_rows * x.inner + kind.kept_numbers(model.attention, shape, length) / std::max(length, 1.0);
+  const double turned = model.positions == PositionKind::rotary ? 2 * x.inner : 0;
+  const double layer = 4 * x.width + 3 * x.inner + turned + mechanism + x.hidden;
   const double kept = model.recompute ? 2 * x.layers * x.width + layer : x.layers * layer;
   const double in_flight = std::max(8 * x.width, 3 * x.width + 2 * x.hidden);
-  return kept + in_flight;
+  if (!task.predicts_tokens) return kept + in_flight;
+  // The head: its four rows, logits and their gradient. They are gone when the first layer's gradient is due.
+  const double head = 4 * x.width + 2 * static_cast<double>(task.vocabulary);
+  const double layers = model.recompute ? 2 * x.layers * x.width : kept;
+  return std::max(kept + in_flight, layers + head);
 }
 
 }  // namespace
@@ -51,13 +67,15 @@ Cost estimate_cost(const ModelConfig& model, const TaskInterface& task, std::int
                    std::int64_t examples, std::int64_t length) {
   const double sequences = static_cast<double>(examples) * (task.is_pair ? 2 : 1);
   const double encoder = 2 * sequences * encoder_multiply_adds(model, task, length);
-  const double head = 2 * static_cast<double>(examples) * head_multiply_adds(model, task);
+  const double head = 2 * static_cast<double>(examples) * head_multiply_adds(model, task, length);
   Cost cost;
   cost.forward_operations = encoder + head;
   cost.training_operations = 3 * cost.forward_operations + (model.recompute ? encoder : 0);
-  cost.training_bytes = bytes_of_float * (4 * static_cast<double>(parameters) +
-                                          sequences * static_cast<double>(length) *
-                                              floats_of_token(model, shape_of(model, task, length)));
+  const auto tokens = static_cast<double>(length);
+  cost.training_bytes =
+      bytes_of_float *
+      (4 * static_cast<double>(parameters) +
+       sequences * tokens * floats_of_token(model, task, shape_of(model, task, length), tokens));
   return cost;
 }
 

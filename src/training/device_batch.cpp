@@ -10,7 +10,7 @@ constexpr std::size_t alignment = 256;  // kernels read 16 bytes at once
 
 /// First byte of each array.
 struct Places {
-  std::size_t tokens, position, token_sample, offsets, order, sample, labels, end;
+  std::size_t tokens, position, token_sample, offsets, order, sample, labels, targets, end;
 };
 
 Places places_of(const BatchShape& shape) {
@@ -28,6 +28,7 @@ Places places_of(const BatchShape& shape) {
   at.order = place(shape.sequences, 4);
   at.sample = place(shape.sequences, 8);
   at.labels = place(shape.labels, 4);
+  at.targets = place(shape.targets, 4);
   at.end = next;
   return at;
 }
@@ -50,6 +51,7 @@ BatchShape shape_of(const data::Batch& batch) {
   shape.capacity = token_capacity(static_cast<std::int64_t>(batch.tokens.size()));
   shape.sequences = batch.sequences();
   shape.labels = static_cast<std::int64_t>(batch.labels.size());
+  shape.targets = static_cast<std::int64_t>(batch.targets.size());
   shape.padded_length = batch.padded_length;
   for (std::size_t s = 1; s < batch.offsets.size(); ++s)
     shape.has_empty_sequence |= batch.offsets[s] == batch.offsets[s - 1];
@@ -72,6 +74,7 @@ void pack(const data::Batch& batch, const BatchShape& shape, std::byte* target) 
   put(arrays.order, target + at.order);
   put(arrays.sample, target + at.sample);
   put(batch.labels, target + at.labels);
+  put(batch.targets, target + at.targets);
 }
 
 DeviceBatch unpacked(const BatchShape& shape, const std::shared_ptr<Storage>& block) {
@@ -82,6 +85,7 @@ DeviceBatch unpacked(const BatchShape& shape, const std::shared_ptr<Storage>& bl
   DeviceBatch batch;
   batch.tokens = array(at.tokens, shape.capacity, DType::int32);
   batch.labels = array(at.labels, shape.labels, DType::int32);
+  batch.targets = array(at.targets, shape.targets, DType::float32);
   batch.layout.offsets = array(at.offsets, shape.sequences + 1, DType::int32);
   batch.layout.position = array(at.position, shape.capacity, DType::int32);
   batch.layout.sample = array(at.sample, shape.sequences, DType::int64);
@@ -96,7 +100,8 @@ DeviceBatch unpacked(const BatchShape& shape, const std::shared_ptr<Storage>& bl
 DeviceBatch host_batch(const data::Batch& batch) {
   return {from_vector(batch.tokens, {static_cast<std::int64_t>(batch.tokens.size())}),
           make_layout(batch.offsets, batch.position, batch.sample, batch.padded_length),
-          from_vector(batch.labels, {static_cast<std::int64_t>(batch.labels.size())})};
+          from_vector(batch.labels, {static_cast<std::int64_t>(batch.labels.size())}),
+          from_vector(batch.targets, {static_cast<std::int64_t>(batch.targets.size())})};
 }
 
 }  // namespace tern

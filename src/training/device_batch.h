@@ -13,7 +13,8 @@ namespace tern {
 struct DeviceBatch {
   Tensor tokens;  ///< [tokens] int32
   SequenceLayout layout;
-  Tensor labels;  ///< [records] int32
+  Tensor labels;   ///< [records] int32, or empty
+  Tensor targets;  ///< [records] float32, or empty
 };
 
 /// Rows that a GPU computes for `tokens` tokens, the last ones unused: the next multiple of a sixteenth of the
@@ -24,7 +25,7 @@ std::int64_t token_capacity(std::int64_t tokens);
 /// All that the work on a batch depends on besides the block's contents: batches of one shape can share a
 /// graph.
 struct BatchShape {
-  std::int64_t capacity = 0, sequences = 0, labels = 0, padded_length = 0;
+  std::int64_t capacity = 0, sequences = 0, labels = 0, targets = 0, padded_length = 0;
   bool has_empty_sequence = false;
   auto operator<=>(const BatchShape&) const = default;
 };

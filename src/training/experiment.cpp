@@ -96,6 +96,9 @@ void TrainingConfig::fields(Fields& f) {
   f("log_every", log_every, "updates between rows of metrics.jsonl", at_least(1)).changeable();
   f("log_samples", log_samples, "whether those rows name the examples of their batch").changeable();
   f("max_skipped", max_skipped, "non-finite updates in a row that end the run", at_least(1)).changeable();
+  f("start_from", start_from,
+    "run folder, checkpoint or .safetensors file whose encoder training starts from; empty means random "
+    "values");
   f.require(accumulate < 1 || batch_size % accumulate == 0, "accumulate", "must divide training.batch_size");
 }
 
@@ -103,6 +106,7 @@ void ExperimentConfig::fields(Fields& f) {
   f("run", run, "the run itself");
   f("task", task, "what to learn");
   f("model", model, "the encoder");
+  f("objective", objective, "what training minimises");
   f("optimizer", optimizer, "AdamW");
   f("schedule", schedule, "learning rate by step");
   f("training", training, "length, batches, evaluation, checkpoints");
@@ -113,10 +117,11 @@ Experiment::Experiment(const ExperimentConfig& chosen, std::optional<DType> dtyp
 
 Experiment::Experiment(const ExperimentConfig& chosen, const Task& chosen_task, std::optional<DType> dtype)
     : config(resolved_run(chosen)),
-      task(chosen_task),
+      task(task_for(config.objective, chosen_task)),
       state(prepared_device(config.run)),
       store(config.run.seed, state.step(), dtype.value_or(model_type(config.run.precision)), state.device()),
       model(flat_model(store, config, task)),
+      objective(make_objective(config.objective, task, store)),
       optimizer(store, config.optimizer),
       schedule(make_schedule(config.schedule)) {}
 

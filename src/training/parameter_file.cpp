@@ -100,10 +100,14 @@ void save_parameters(const fs::path& file, const ParameterStore& store) {
   io::write_safetensors(file, records, {{"format", "tern"}});
 }
 
+void read_parameter(const io::SafetensorsFile& file, const Parameter& parameter) {
+  read_into(file, parameter.path, parameter.master);
+}
+
 void load_parameters(const fs::path& source, ParameterStore& store) {
   const io::SafetensorsFile file(parameter_file_of(source));
   require_no_other_tensors(file, store.parameters().size());
-  for (const Parameter& parameter : store.parameters()) read_into(file, parameter.path, parameter.master);
+  for (const Parameter& parameter : store.parameters()) read_parameter(file, parameter);
   store.round_values();
 }
 

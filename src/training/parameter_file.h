@@ -15,6 +15,10 @@ inline std::span<const std::byte> bytes_of(const Tensor& x) {
   return {x.address(), static_cast<std::size_t>(x.count()) * size_of(x.dtype())};
 }
 
+/// Reads the master values; store.round_values() when all are read. Error(bad_data) where they are missing or
+/// differ in shape or type.
+void read_parameter(const io::SafetensorsFile& file, const Parameter& parameter);
+
 void save_moments(const std::filesystem::path& file, const ParameterStore& store, const AdamW& optimizer);
 void load_moments(const std::filesystem::path& file, const ParameterStore& store, AdamW& optimizer);
 

@@ -13,11 +13,11 @@ namespace {
 constexpr std::chrono::duration<double> terminal_interval(0.2), plain_interval(10);
 
 std::string text_of(const StepReport& report) {
-  char text[200];
+  char accuracy[40] = "", text[200];
+  if (report.accuracy) std::snprintf(accuracy, sizeof accuracy, "accuracy %.3f  ", *report.accuracy);
   std::snprintf(
-      text, sizeof text,
-      "step %lld/%lld  loss %.4f  accuracy %.3f  %.1f steps/s  %.0f tokens/s  %lld MiB  ETA %s",
-      static_cast<long long>(report.step), static_cast<long long>(report.steps), report.loss, report.accuracy,
+      text, sizeof text, "step %lld/%lld  loss %.4f  %s%.1f steps/s  %.0f tokens/s  %lld MiB  ETA %s",
+      static_cast<long long>(report.step), static_cast<long long>(report.steps), report.loss, accuracy,
       report.steps_per_second, report.tokens_per_second, static_cast<long long>(report.memory_bytes >> 20),
       clock_text(static_cast<double>(report.steps - report.step) / std::max(report.steps_per_second, 1e-9))
           .c_str());

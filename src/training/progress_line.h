@@ -4,13 +4,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace tern {
 
 struct StepReport {
   std::int64_t step = 0, steps = 0;
-  double loss = 0, accuracy = 0;
+  double loss = 0;
+  std::optional<double> accuracy;
   double tokens_per_second = 0, steps_per_second = 0;
   std::int64_t memory_bytes = 0;
 };

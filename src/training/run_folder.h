@@ -1,5 +1,5 @@
-// A run's folder on disk: config.resolved.yaml, environment.json, metrics.jsonl, log.txt, initial.safetensors,
-// checkpoints/, anomalies, result.json.
+// A run's folder on disk: config.resolved.yaml, task.json, environment.json, metrics.jsonl, log.txt,
+// initial.safetensors, checkpoints/, anomalies, result.json.
 #pragma once
 
 #include <filesystem>

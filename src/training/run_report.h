@@ -12,6 +12,10 @@ namespace tern {
 std::string write_anomaly(RunFolder& folder, std::int64_t step, const StepOutcome& outcome,
                           const ParameterStore& store);
 
+/// Members "examples", "loss", and "accuracy" or "pearson" and "spearman"; and as words.
+io::Json score_json(const Score& score, const Objective& objective);
+std::string score_text(const Score& score, const Objective& objective);
+
 /// result.json. `device_bytes` is the peak of the device's memory.
 io::Json result_json(const Experiment& experiment, const RunResult& result, double seconds,
                      std::int64_t device_bytes);

@@ -2,7 +2,29 @@
 
 #include <algorithm>
 
+#include "tasks/prepared_data.h"
+#include "tern/logging.h"
+
 namespace tern {
+
+void require_readable(const data::RecordFile& file, const TaskInterface& task) {
+  const data::RecordHeader& header = file.header();
+  const std::int64_t ids = task.ids > 0 ? task.ids : task.vocabulary;
+  if (header.vocabulary > ids)
+    throw_error(ExitCode::bad_data, "{}: holds ids up to {}, but the task has {}", file.path(),
+                header.vocabulary - 1, ids);
+  if (header.sequences_per_record != (task.is_pair ? 2 : 1))
+    throw_error(ExitCode::bad_data, "{}: must hold {} sequence(s) a record, got {}", file.path(),
+                task.is_pair ? 2 : 1, header.sequences_per_record);
+  if (task.predicts_tokens) return;
+  const bool has_numbers = header.label_kind == data::LabelKind::target;
+  if (has_numbers != task.is_regression)
+    throw_error(ExitCode::bad_data, "{}: must hold {} as labels, got {}", file.path(),
+                task.is_regression ? "numbers" : "classes", has_numbers ? "numbers" : "classes");
+  if (header.classes > task.outputs)
+    throw_error(ExitCode::bad_data, "{}: must hold at most {} classes, got {}", file.path(), task.outputs,
+                header.classes);
+}
 
 std::shared_ptr<const data::RecordFile> open_split(const std::filesystem::path& path, const Task& task) {
   if (!std::filesystem::exists(path))
@@ -10,9 +32,9 @@ std::shared_ptr<const data::RecordFile> open_split(const std::filesystem::path& 
                 task.prepare_command);
   auto file = std::make_shared<const data::RecordFile>(path);
   file->verify();  // damage is told before the first step, not at the first evaluation
-  if (file->header().vocabulary > task.interface.vocabulary)
-    throw_error(ExitCode::bad_data, "{}: holds ids up to {}, but task.vocabulary is {}", path,
-                file->header().vocabulary - 1, task.interface.vocabulary);
+  require_readable(*file, task.interface);
+  const std::string note = file->header().split == "train" ? tasks::data_note(file->header()) : "";
+  if (!note.empty()) logging::warning("data", "{}: the data are {}", path, note);
   return file;
 }
 

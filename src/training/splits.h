@@ -13,6 +13,9 @@ namespace tern {
 /// for a damaged one or one with more ids than the task. Linear in the file's size.
 std::shared_ptr<const data::RecordFile> open_split(const std::filesystem::path& path, const Task& task);
 
+/// Throws Error(bad_data) unless a model of the task can read the file: its ids, sequences and kind of labels.
+void require_readable(const data::RecordFile& file, const TaskInterface& task);
+
 /// Whole batches in order, as evaluation reads them.
 data::LoaderOptions evaluation_loader_options(const Experiment& experiment);
 /// The parts that a batch is computed in, shuffled by the run's seed, divided among the ranks.

@@ -59,7 +59,7 @@ std::size_t largest_batch_bytes(const Experiment& experiment, std::int64_t recor
   const std::int64_t kept = experiment.task.max_length;
   BatchShape shape;
   shape.sequences = records * (task.is_pair ? 2 : 1);
-  shape.labels = records;
+  (task.is_regression ? shape.targets : shape.labels) = records;
   shape.padded_length = task.padded_length;
   shape.capacity =
       token_capacity(shape.sequences * (kept > 0 ? std::min(kept, task.padded_length) : task.padded_length));
@@ -106,9 +106,8 @@ void StepRunner::compute(std::uint32_t step, double learning_rate, double beta1)
     const std::optional<FedBatch> batch = feed_.next();
     ensure(batch.has_value(), "step runner: the source of batches ended");
     part_tokens_ = batch->tokens;
-    const auto& [tokens, layout, labels] = batch->tensors;
     graphs_.run(batch->shape, [&] {
-      backward(cross_entropy(experiment_.model(tokens, layout, true), labels, state.score()));
+      backward((*experiment_.objective)(experiment_.model, batch->tensors, true, state.score()).loss);
     });
     outcome.tokens += batch->tokens;
     outcome.samples.insert(outcome.samples.end(), batch->samples.begin(), batch->samples.end());

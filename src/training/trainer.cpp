@@ -6,11 +6,13 @@
 
 #include "data/loader.h"
 #include "io/atomic_file.h"
+#include "tasks/task_file.h"
 #include "tern/logging.h"
 #include "training/progress_line.h"
 #include "training/run_folder.h"
 #include "training/run_report.h"
 #include "training/splits.h"
+#include "training/start.h"
 #include "training/step_runner.h"
 
 namespace tern {
@@ -20,6 +22,8 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 constexpr int failed_saves_allowed = 3;
+constexpr auto start_file = "start.json";
+constexpr std::int64_t start_file_cap = 1 << 20;
 constexpr auto stopped_text = "stopped by a signal after step {}, saved; run the command again to continue";
 
 }  // namespace
@@ -99,6 +103,8 @@ void Trainer::State::restore(const RunOptions& options) {
     forget_lost_best();
     logging::info("train", "continuing after step {} of {}", progress.step, training().steps);
   } else {
+    if (!training().start_from.empty())
+      folder.write_json(start_file, start_from(training().start_from, experiment.store));
     save_parameters(folder.file("initial.safetensors"), experiment.store);
   }
   experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
@@ -176,23 +182,22 @@ std::string Trainer::State::last_good_checkpoint() const {
 void Trainer::State::report(const StepOutcome& outcome) {
   const StepState& state = outcome.state;
   const double seconds = seconds_since(started), steps = static_cast<double>(progress.step - first_step);
-  const double loss = state.score.loss / state.score.examples,
-               accuracy = state.score.correct / state.score.examples;
+  const double targets = std::max(state.score.examples, 1.0), loss = state.score.loss / targets;
+  const std::optional<double> accuracy =
+      experiment.objective->has_accuracy() ? std::optional(state.score.correct / targets) : std::nullopt;
   const auto tokens = static_cast<double>(outcome.tokens);
   if (line.is_due(progress.step == training().steps))
     line.show({progress.step, training().steps, loss, accuracy, tokens * steps / seconds, steps / seconds,
                runner.peak_bytes()});
   if (progress.step % training().log_every != 0 && progress.step != training().steps) return;
-  io::Json row{{"kind", "train"},
-               {"step", progress.step},
-               {"loss", loss},
-               {"accuracy", accuracy},
-               {"learning_rate", state.learning_rate},
-               {"beta1", state.beta1},
-               {"gradient_norm", state.gradient_norm},
-               {"skipped", progress.skipped},
-               {"tokens", tokens},
-               {"seconds", seconds_before + seconds}};
+  io::Json row{{"kind", "train"}, {"step", progress.step}, {"loss", loss}};
+  if (accuracy) row["accuracy"] = *accuracy;
+  row.update({{"learning_rate", state.learning_rate},
+              {"beta1", state.beta1},
+              {"gradient_norm", state.gradient_norm},
+              {"skipped", progress.skipped},
+              {"tokens", tokens},
+              {"seconds", seconds_before + seconds}});
   if (training().log_samples) row["samples"] = outcome.samples;
   folder.write_row(row);
 }
@@ -208,22 +213,22 @@ bool Trainer::State::must_settle() const {
 }
 
 void Trainer::State::evaluate_dev() {
+  const auto began = Clock::now();
   const Score score = evaluate(experiment, experiment.task.dev, training().evaluate_batches).all;
+  progress.evaluation_seconds += seconds_since(began);
   progress.evaluation_is_due = stop_requested();
   if (progress.evaluation_is_due) return;
   before_evaluation = progress;
-  const bool is_better = std::isfinite(score.loss) &&
-                         (progress.best_step == 0 || score.accuracy > progress.best_accuracy ||
-                          (score.accuracy == progress.best_accuracy && score.loss < progress.best_loss));
+  const Objective& objective = *experiment.objective;
+  const Score best{.loss = progress.best_loss, .accuracy = progress.best_accuracy};
+  const bool is_better =
+      std::isfinite(score.loss) && (progress.best_step == 0 || objective.is_better(score, best));
   line.finish();
-  logging::info("dev", "step {}: accuracy {}, loss {}{}", progress.step, score.accuracy, score.loss,
-                is_better ? ", best" : "");
-  folder.write_row({{"kind", "dev"},
-                    {"step", progress.step},
-                    {"loss", score.loss},
-                    {"accuracy", score.accuracy},
-                    {"examples", score.examples},
-                    {"seconds", seconds_before + seconds_since(started)}});
+  logging::info("dev", "step {}: {}{}", progress.step, score_text(score, objective), is_better ? ", best" : "");
+  io::Json row{{"kind", "dev"}, {"step", progress.step}};
+  row.update(score_json(score, objective));
+  row["seconds"] = seconds_before + seconds_since(started);
+  folder.write_row(row);
   if (!is_better) return;
   progress.best_step = progress.step;
   progress.best_accuracy = score.accuracy;
@@ -269,7 +274,7 @@ void Trainer::State::stop_if_requested() {
 
 RunResult Trainer::State::finish() {
   line.finish();
-  RunResult result{progress, {}, 0, fingerprint(experiment, progress)};
+  RunResult result{progress, {}, {}, 0, fingerprint(experiment, progress)};
   if (progress.best_step > 0) {
     logging::info("test", "scoring the best checkpoint on dev, step {}", progress.best_step);
     load_parameters(checkpoint_path(folder.checkpoints(), progress.best_step), experiment.store);
@@ -277,12 +282,19 @@ RunResult Trainer::State::finish() {
   } else {
     logging::warning("test", "no evaluation on dev gave a finite loss: scoring the last parameters");
   }
+  const auto began = Clock::now();
   result.test = evaluate(experiment, experiment.task.test);
-  result.test_majority = majority_share(*test);
+  result.test_seconds = seconds_since(began);
+  const TaskInterface& task = experiment.task.interface;
+  if (!task.is_regression && !task.predicts_tokens) result.test_majority = majority_share(*test);
   // The parameters are the best ones now, not the last: nothing may be saved any more, and the last are.
   if (stop_requested()) throw_error(ExitCode::interrupted, stopped_text, progress.step);
-  folder.write_json("result.json", result_json(experiment, result, seconds_before + seconds_since(started),
-                                               runner.peak_bytes()));
+  io::Json written =
+      result_json(experiment, result, seconds_before + seconds_since(started), runner.peak_bytes());
+  if (!training().start_from.empty())
+    written["start"] = io::parse_json(io::read_file(folder.file(start_file), start_file_cap),
+                                      folder.file(start_file).string());
+  folder.write_json("result.json", written);
   return result;
 }
 
@@ -290,6 +302,7 @@ Trainer::Trainer(Experiment& experiment, Communicator& communicator, const RunOp
     : state_(std::make_unique<State>(experiment, communicator, options)) {
   state_->require_space();
   state_->restore(options);
+  state_->folder.write_json(std::string(tasks::task_file_name), tasks::to_json(experiment.task));
 }
 Trainer::~Trainer() = default;
 

@@ -5,19 +5,20 @@
 
 #include "tern/memory.h"
 #include "tern/ops.h"
+#include "training/device_batch.h"
 
 namespace tern {
 namespace {
 
 constexpr std::int64_t padded_length = 1024;
 
-ExperimentConfig configuration(const std::string& attention, bool recompute) {
+ExperimentConfig configuration(const std::string& attention, bool recompute, const std::string& more = "") {
   ExperimentConfig config;
   const std::string length = std::to_string(padded_length);
   config::load_text(config,
                     "run: {device: cpu}\ntask: {kind: listops, max_length: " + length + ", padded_length: " +
                         length + "}\nmodel: {layers: 3, recompute: " + (recompute ? "true" : "false") +
-                        ", attention: {kind: " + attention + "}}\n",
+                        ", attention: {kind: " + attention + "}}\n" + more,
                     "test.yaml");
   return config;
 }
@@ -60,6 +61,34 @@ TEST(Cost, MemoryIsWithinAFactorOfTheMeasuredPeak) {
       }
 }
 
+/// The head's logits, for every token, are what there is most of.
+TEST(Cost, MemoryOfMaskedTokensIsWithinAFactorOfTheMeasuredPeak) {
+  for (const std::string recompute : {"false", "true"}) {
+    ExperimentConfig config = configuration("softmax", false, "objective: {kind: masked_tokens}\n");
+    config::load_text(config,
+                      "task: {vocabulary: 512}\nmodel: {positions: rotary, recompute: " + recompute + "}\n",
+                      "more.yaml");
+    Experiment experiment(config);
+    std::vector<std::int32_t> tokens, position, offsets{0};
+    for (int i = 0; i < 4 * 512; ++i) {
+      tokens.push_back(1 + i % 15);
+      position.push_back(i % 512);
+      if (i % 512 == 511) offsets.push_back(i + 1);
+    }
+    reset_peak_memory();
+    DeviceBatch batch;
+    batch.layout = make_layout(offsets, position, {0, 1, 2, 3}, padded_length);
+    batch.tokens = from_vector(tokens, {4 * 512});
+    backward((*experiment.objective)(experiment.model, batch, true, experiment.state.score()).loss);
+    const auto measured = static_cast<double>(memory_statistics().peak_bytes);
+    const double estimated =
+        estimate_cost(experiment.config.model, experiment.task.interface, experiment.store.count(), 4, 512)
+            .training_bytes;
+    EXPECT_LT(estimated, 1.5 * measured) << recompute;
+    EXPECT_GT(estimated, measured / 1.5) << recompute;
+  }
+}
+
 TEST(Cost, OperationsFollowTheFormula) {
   const ExperimentConfig config = configuration("softmax", false);
   const TaskInterface task{32, padded_length, 10, false};
@@ -71,6 +100,11 @@ TEST(Cost, OperationsFollowTheFormula) {
   const Cost again = estimate_cost(configuration("softmax", true).model, task, 0, 5, 300);
   EXPECT_DOUBLE_EQ(again.training_operations - cost.training_operations, 2 * 5 * 3 * (300 * token + attention));
   EXPECT_LT(again.training_bytes, cost.training_bytes);
+
+  TaskInterface tokens = task;
+  tokens.predicts_tokens = true;
+  EXPECT_DOUBLE_EQ(estimate_cost(config.model, tokens, 0, 5, 300).forward_operations,
+                   2 * 5 * (3 * (300 * token + attention) + 300 * 64 * (64 + 32.0)));
 
   const Cost pairs = estimate_cost(config.model, {32, padded_length, 10, true}, 0, 5, 300);
   EXPECT_DOUBLE_EQ(pairs.forward_operations, 2 * 5 * (2 * 3 * (300 * token + attention) + 128 * (256 + 10.0)));
