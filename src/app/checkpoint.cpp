@@ -1,8 +1,8 @@
 // tern checkpoint list|verify|average
 #include "app/commands.h"
 #include "app/output.h"
-#include "app/run_files.h"
 #include "tern/logging.h"
+#include "training/run_files.h"
 
 namespace tern::app {
 namespace {

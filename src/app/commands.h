@@ -11,6 +11,7 @@ namespace tern::app {
 /// Each adds its subcommands to `app`; parsing runs the chosen one, which throws tern::Error on failure.
 void add_train_command(CLI::App& app);
 void add_evaluate_command(CLI::App& app);
+void add_predict_command(CLI::App& app);
 void add_describe_command(CLI::App& app);
 void add_list_command(CLI::App& app);
 void add_data_command(CLI::App& app);
@@ -18,6 +19,8 @@ void add_checkpoint_command(CLI::App& app);
 void add_config_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
+void add_sweep_command(CLI::App& app);
+void add_report_command(CLI::App& app);
 
 /// Runs the program: parses, executes, prints errors to stderr. Returns the exit code.
 int run(const std::vector<std::string>& arguments);

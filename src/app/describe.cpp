@@ -67,6 +67,7 @@ void describe(const DescribeOptions& options) {
   for (const std::int64_t length : options.lengths) costs.push_back(cost_json(experiment, length));
   if (options.as_json)
     return print_json({{"task", config.task.kind()},
+                       {"objective", config.objective.kind()},
                        {"attention", config.model.attention.kind()},
                        {"config", config::dump(config)},
                        {"parameters", parameters_json(experiment.store)},

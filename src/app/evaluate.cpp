@@ -4,9 +4,12 @@
 #include "app/commands.h"
 #include "app/experiment_options.h"
 #include "app/output.h"
-#include "app/run_files.h"
 #include "data/record_file.h"
+#include "tasks/prepared_data.h"
 #include "tern/trainer.h"
+#include "training/run_files.h"
+#include "training/run_report.h"
+#include "training/splits.h"
 
 namespace tern::app {
 namespace {
@@ -45,27 +48,30 @@ fs::path records_of(const EvaluateOptions& options, const Task& task) {
   if (!fs::exists(path))
     throw_error(ExitCode::missing_input, "{}: the prepared data are missing; make them with: {}", path,
                 task.prepare_command);
-  const data::RecordFile file(path);
-  if (file.header().vocabulary > task.interface.vocabulary || file.header().classes > task.interface.outputs)
-    throw_error(ExitCode::bad_data, "{}: must fit a model of {} ids and {} classes, got {} and {}", path,
-                task.interface.vocabulary, task.interface.outputs, file.header().vocabulary,
-                file.header().classes);
+  require_readable(data::RecordFile(path), task.interface);
   return path;
 }
 
-io::Json score_json(const Score& score) {
-  return {{"examples", score.examples}, {"loss", score.loss}, {"accuracy", score.accuracy}};
-}
-
 io::Json result_json(const ChosenCheckpoint& chosen, const fs::path& records,
-                     const std::vector<TestScore>& scores) {
+                     const std::vector<TestScore>& scores, const Objective& objective) {
   io::Json draws = io::Json::array();
   for (const TestScore& score : scores)
-    draws.push_back({{"all", score_json(score.all)}, {"drop_last", score_json(score.drop_last)}});
-  const Spread accuracy = spread_of(scores, [](const TestScore& score) { return score.all.accuracy; });
-  return {{"checkpoint", chosen.path.string()}, {"step", chosen.step},
-          {"records", records.string()},        {"draws", draws},
-          {"accuracy_mean", accuracy.mean},     {"accuracy_deviation", accuracy.deviation}};
+    draws.push_back(
+        {{"all", score_json(score.all, objective)}, {"drop_last", score_json(score.drop_last, objective)}});
+  io::Json json{{"checkpoint", chosen.path.string()},
+                {"step", chosen.step},
+                {"records", records.string()},
+                {"draws", draws}};
+  const bool has_accuracy = objective.has_accuracy();
+  const Spread spread = spread_of(scores, [has_accuracy](const TestScore& score) {
+    return has_accuracy ? score.all.accuracy : score.all.loss;
+  });
+  const std::string name = has_accuracy ? "accuracy" : "loss";
+  const std::string note = tasks::data_note(data::RecordFile(records).header());
+  if (!note.empty()) json["data_note"] = note;
+  json[name + "_mean"] = spread.mean;
+  json[name + "_deviation"] = spread.deviation;
+  return json;
 }
 
 /// "12.34 %", with the deviation where there are several draws.
@@ -76,21 +82,33 @@ std::string spread_text(const std::vector<TestScore>& scores,
   return text(spread.mean) + (scores.size() > 1 ? " +- " + text(spread.deviation) : "");
 }
 
-void print_result(const ChosenCheckpoint& chosen, const fs::path& records,
-                  const std::vector<TestScore>& scores) {
-  const auto loss_text = [](double loss) { return fixed_text(loss, 4); };
-  print(table_text(
-      {{"checkpoint", chosen.path.string()},
-       {"records", records.string()},
-       {"examples", thousands_text(scores.front().all.examples)},
-       {"draws", std::to_string(scores.size())},
-       {"accuracy", spread_text(
-                        scores, [](const TestScore& score) { return score.all.accuracy; }, percent_text)},
-       {"loss", spread_text(
-                    scores, [](const TestScore& score) { return score.all.loss; }, loss_text)},
-       {"accuracy, drop last",
-        spread_text(
-            scores, [](const TestScore& score) { return score.drop_last.accuracy; }, percent_text)}}));
+void print_result(const ChosenCheckpoint& chosen, const fs::path& records, const std::vector<TestScore>& scores,
+                  const Experiment& experiment) {
+  const auto number_text = [](double number) { return fixed_text(number, 4); };
+  const auto text_of = [&](double Score::*member, const std::function<std::string(double)>& text) {
+    return spread_text(
+        scores, [member](const TestScore& score) { return score.all.*member; }, text);
+  };
+  std::vector<Row> rows{
+      {"checkpoint", chosen.path.string()},
+      {"records", records.string()},
+      {experiment.task.interface.predicts_tokens ? "tokens" : "examples",
+       thousands_text(scores.front().all.examples)},
+      {"draws", std::to_string(scores.size())},
+  };
+  const std::string note = tasks::data_note(data::RecordFile(records).header());
+  if (!note.empty()) rows.push_back({"the data are", note});
+  const bool has_accuracy = experiment.objective->has_accuracy();
+  if (has_accuracy) rows.push_back({"accuracy", text_of(&Score::accuracy, percent_text)});
+  rows.push_back({"loss", text_of(&Score::loss, number_text)});
+  if (has_accuracy) {
+    const auto accuracy = [](const TestScore& score) { return score.drop_last.accuracy; };
+    rows.push_back({"accuracy, drop last", spread_text(scores, accuracy, percent_text)});
+  } else {
+    rows.push_back({"pearson", text_of(&Score::pearson, number_text)});
+    rows.push_back({"spearman", text_of(&Score::spearman, number_text)});
+  }
+  print(table_text(rows));
 }
 
 void evaluate_run(const EvaluateOptions& options) {
@@ -109,8 +127,8 @@ void evaluate_run(const EvaluateOptions& options) {
         static_cast<std::uint32_t>(chosen.step + draw));  // sampled attention draws from it
     scores.push_back(evaluate(experiment, records));
   }
-  if (options.as_json) return print_json(result_json(chosen, records, scores));
-  print_result(chosen, records, scores);
+  if (options.as_json) return print_json(result_json(chosen, records, scores, *experiment.objective));
+  print_result(chosen, records, scores, experiment);
 }
 
 }  // namespace

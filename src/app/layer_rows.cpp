@@ -2,11 +2,11 @@
 
 #include <algorithm>
 
-#include "app/run_files.h"
 #include "data/loader.h"
 #include "tern/experiment.h"
 #include "tern/ops.h"
 #include "training/device_batch.h"
+#include "training/run_files.h"
 #include "training/splits.h"
 
 namespace tern::app {
@@ -68,7 +68,7 @@ data::Batch first_batch(const Task& task, std::int64_t records) {
 LayerRows layer_rows(const LayerSource& source) {
   const ChosenCheckpoint chosen = choose_checkpoint(source.path);
   const ExperimentConfig config = configuration_of(source);
-  const Task task = make_task(config.task);
+  const Task task = task_for(config.objective, make_task(config.task));
   const data::Batch batch = first_batch(task, source.records);
 
   LayerRows rows;

@@ -53,6 +53,7 @@ void add_global_options(CLI::App& app) {
 void add_commands(CLI::App& app) {
   add_train_command(app);
   add_evaluate_command(app);
+  add_predict_command(app);
   add_describe_command(app);
   add_list_command(app);
   add_data_command(app);
@@ -60,6 +61,8 @@ void add_commands(CLI::App& app) {
   add_config_command(app);
   add_doctor_command(app);
   add_bench_command(app);
+  add_sweep_command(app);
+  add_report_command(app);
 }
 
 /// The innermost command that the arguments reached.

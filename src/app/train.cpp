@@ -33,15 +33,29 @@ std::string_view precision_text(RunPrecision precision) {
 }
 
 void print_percent(const char* label, double share) { std::printf("%-28s %6.2f %%\n", label, 100 * share); }
+void print_number(const char* label, double number) { std::printf("%-28s %8.4f\n", label, number); }
 
-void print_result(const RunResult& result, const ExperimentConfig& config,
-                  const std::filesystem::path& folder) {
+void print_scores(const RunResult& result, const Objective& objective) {
+  const Score& test = result.test.all;
+  if (objective.has_accuracy()) {
+    print_percent("dev accuracy (best)", result.progress.best_accuracy);
+    print_percent("test accuracy", test.accuracy);
+    if (result.test_majority) print_percent("test majority class", *result.test_majority);
+    print_percent("test accuracy, drop last", result.test.drop_last.accuracy);
+  }
+  if (objective.selection() == Selection::accuracy) return;
+  print_number("dev loss (best)", result.progress.best_loss);
+  print_number("test loss", test.loss);
+  if (objective.has_accuracy()) return;
+  print_number("test pearson", test.pearson);
+  print_number("test spearman", test.spearman);
+}
+
+void print_result(const RunResult& result, const Experiment& experiment, const std::filesystem::path& folder) {
+  const ExperimentConfig& config = experiment.config;
   std::printf("%-28s %s on %s, %lld steps\n", "trained", config.model.attention.kind().c_str(),
               config.task.kind().c_str(), static_cast<long long>(result.progress.step));
-  print_percent("dev accuracy (best)", result.progress.best_accuracy);
-  print_percent("test accuracy", result.test.all.accuracy);
-  print_percent("test majority class", result.test_majority);
-  print_percent("test accuracy, drop last", result.test.drop_last.accuracy);
+  print_scores(result, *experiment.objective);
   std::printf("%-28s %s\n", "fingerprint", result.fingerprint.c_str());
   std::printf("%-28s %s\n", "run folder", folder.c_str());
 }
@@ -62,7 +76,7 @@ void train(const TrainOptions& options) {
                 device_text(experiment.device()), run.folder);
   const std::unique_ptr<Communicator> communicator = solo_communicator();
   Trainer trainer(experiment, *communicator, run);
-  print_result(trainer.run(), config, run.folder);
+  print_result(trainer.run(), experiment, run.folder);
 }
 
 }  // namespace

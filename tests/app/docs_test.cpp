@@ -1,7 +1,8 @@
 // The documentation is true: generated pages are fresh, and every command line in a ```sh block works.
 //
 // Lines that start with `tern ` or `build/cpu/tern ` are executed in their order, page by page, in a scratch
-// folder that holds a copy of configs/. A trailing comment that begins with "# about" marks a line that takes
+// folder that holds a copy of configs/ and, for pages that read published data, tiny data of that form
+// (app/published_data.h). A trailing comment that begins with "# about" marks a line that takes
 // long: of it, only the configuration and the command's name are checked here. Lines that start with `tools/`
 // must name executable scripts.
 #include <algorithm>
@@ -11,6 +12,8 @@
 #include <gtest/gtest.h>
 
 #include "app/command.h"
+#include "app/published_data.h"
+#include "io/archive.h"
 #include "support/temporary_folder.h"
 
 namespace tern::test {
@@ -93,9 +96,11 @@ TEST(Documentation, CommandLinesWork) {
   for (const fs::path& page : pages()) {
     const TemporaryFolder folder;
     fs::copy(source_folder() / "configs", folder / "configs", fs::copy_options::recursive);
-    for (const Line& line : command_lines(read_bytes(page))) {
+    const std::string text = read_bytes(page);
+    if (holds(text, " --from ")) write_published_data(folder.path());
+    for (const Line& line : command_lines(text)) {
       const std::string arguments = arguments_of(line.text);
-      if (arguments.empty()) continue;
+      if (arguments.empty() || (holds(arguments, ".gz") && !io::has_archive())) continue;
       const bool runs = line.pace == Pace::quick || (line.pace == Pace::long_run && is_patient);
       const Outcome ran = tern_process(runs ? arguments : cheap_form(arguments), folder.path());
       EXPECT_EQ(ran.code, 0) << page << ": " << line.text << "\n" << ran.out;
@@ -133,6 +138,14 @@ TEST(Documentation, EveryCommandIsDescribed) {
                               "list devices",
                               "list schedules",
                               "data prepare listops",
+                              "data prepare pathfinder",
+                              "data prepare text",
+                              "data prepare retrieval",
+                              "data prepare image",
+                              "data prepare classification",
+                              "data prepare pair",
+                              "data prepare regression",
+                              "predict",
                               "data verify",
                               "data info",
                               "checkpoint list",
@@ -146,7 +159,9 @@ TEST(Documentation, EveryCommandIsDescribed) {
                               "doctor",
                               "bench attention",
                               "bench model",
-                              "bench error"})
+                              "bench error",
+                              "sweep",
+                              "report"})
     EXPECT_TRUE(holds(page, "\ntern " + std::string(command))) << command;
 }
 

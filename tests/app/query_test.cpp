@@ -100,7 +100,8 @@ TEST(Describe, CostsFollowTheLengths) {
 TEST(Config, EveryShippedFileIsSound) {
   std::vector<std::string> arguments{"config", "check"};
   for (const auto& entry : fs::recursive_directory_iterator(source_folder() / "configs"))
-    if (entry.path().extension() == ".yaml") arguments.push_back(entry.path().string());
+    if (entry.path().extension() == ".yaml" && entry.path().parent_path().filename() != "sweeps")
+      arguments.push_back(entry.path().string());
   ASSERT_GE(arguments.size(), 8U);
   const Outcome outcome = tern_command(arguments);
   EXPECT_EQ(outcome.code, 0) << outcome.err;

@@ -56,7 +56,14 @@ TEST(Run, HelpBeginsWithExamplesAndNamesEveryOption) {
       {{"data"}, {"prepare", "verify", "info"}},
       {{"data", "prepare", "listops"},
        {"--out", "--seed", "--train", "--dev", "--test", "--min-length", "--max-length", "--depth",
-        "--arguments", "--force"}},
+        "--arguments", "--force", "--from", "--allow-bad"}},
+      {{"data", "prepare", "text"}, {"--from", "--out", "--force", "--allow-bad", "--dev", "--seed"}},
+      {{"data", "prepare", "retrieval"},
+       {"--from", "--source", "--out", "--force", "--allow-bad", "--max-length"}},
+      {{"data", "prepare", "image"}, {"--from", "--out", "--force", "--allow-bad"}},
+      {{"data", "prepare", "pathfinder"},
+       {"--out", "--force", "--allow-bad", "--size", "--difficulty", "--seed", "--from", "--count", "--png",
+        "--sheet"}},
       {{"data", "verify"}, {"paths"}},
       {{"data", "info"}, {"paths", "--json"}},
       {{"checkpoint"}, {"list", "verify", "average"}},
@@ -68,6 +75,8 @@ TEST(Run, HelpBeginsWithExamplesAndNamesEveryOption) {
       {{"config", "check"}, {"files", "--set"}},
       {{"config", "diff"}, {"before", "after"}},
       {{"doctor"}, {"--out", "--json"}},
+      {{"sweep"}, {"file", "--out", "--jobs", "--set", "--only", "--dry-run"}},
+      {{"report"}, {"paths", "--format", "--out", "--collect", "--page", "--check"}},
   };
   for (const Case& help : cases) {
     std::vector<std::string> arguments = help.command;
