@@ -17,7 +17,7 @@ for part in $parts; do
     test) ctest --test-dir $build --label-regex ci --output-on-failure --parallel "$(($(nproc) / 2))" --timeout 600 ;;
     sanitize)
       # small cases: a kernel runs a hundred times slower under these tools
-      filter='FeedForward.*:LayerNorm.*:ResidualDropoutNorm.*:TokenEmbedding.*:Softmax.*:BernoulliSample.equals*:DepthwiseConv.*:Reduce*'
+      filter='FeedForward.*:LayerNorm.*:ResidualDropoutNorm.*:TokenEmbedding.*:Softmax.*:BernoulliSample.equals*:DepthwiseConv.*:Reduce*:SparseAttention.absent*'
       for tool in memcheck racecheck synccheck initcheck; do
         # initcheck does not see the stores of cuBLAS's kernels for Hopper: a plain product and a kernel that reads it fail
         [ $tool = initcheck ] && filter=${filter#FeedForward.*:}

@@ -28,7 +28,17 @@ def all_files():
         schedules_file,
         loss_curve_file,
     )
-    return encoder_files() + [make() for make in single]
+    return encoder_files() + [make() for make in single] + peer_files()
+
+
+def peer_files():
+    """What other projects' modules compute; their package is needed for these files alone."""
+    try:
+        from oracle.golden_huggingface import huggingface_files
+    except ModuleNotFoundError as missing:
+        print(f"left out: the files of Hugging Face's modules, {missing}", file=sys.stderr)
+        return []
+    return huggingface_files()
 
 
 def main():
