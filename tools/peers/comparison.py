@@ -34,6 +34,9 @@ def add_table_command(commands, marker, table_of):
         result = json.loads(Path(options.result).read_text())
         page = Path(options.page).read_text()
         begin, end = f"<!-- {marker} -->\n", "\n<!-- end -->"
+        if page.count(begin) != 1 or end not in page.split(begin)[1]:
+            lines = f"<!-- {marker} -->, an empty one, <!-- end -->"
+            raise SystemExit(f"{options.page}: must hold the lines {lines}")
         head, rest = page.split(begin)
         fresh = head + begin + table_of(result) + end + rest.split(end, 1)[1]
         if not options.check:
