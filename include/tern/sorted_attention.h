@@ -40,7 +40,7 @@ struct SortedAttentionOptions {
   BlockOptions blocks{};       ///< as given to sort_tokens
   bool excludes_self = false;  ///< the logit of a token with itself falls by 1e5
   bool counts_once = false;    ///< a key seen in several rounds counts once; not for BlockReach::previous
-  int samples = 0;             ///< further keys for each query, drawn from its sequence with replacement
+  int samples = 0;             ///< further keys, drawn with replacement for a sequence and head
   RandomStream stream{};       ///< of the samples
 };
 /// Softmax over all keys that a query sees in any round: exp(scale q k) v sums over rounds and keys, divided by

@@ -6,6 +6,7 @@
 #include "app/output.h"
 #include "data/record_file.h"
 #include "tasks/prepared_data.h"
+#include "tasks/task_file.h"
 #include "tern/trainer.h"
 #include "training/run_files.h"
 #include "training/run_report.h"
@@ -48,7 +49,7 @@ fs::path records_of(const EvaluateOptions& options, const Task& task) {
   if (!fs::exists(path))
     throw_error(ExitCode::missing_input, "{}: the prepared data are missing; make them with: {}", path,
                 task.prepare_command);
-  require_readable(data::RecordFile(path), task.interface);
+  open_records(path, task);
   return path;
 }
 
@@ -120,7 +121,10 @@ void evaluate_run(const EvaluateOptions& options) {
   Experiment experiment(config);
   load_parameters(fs::is_directory(chosen.path) ? chosen.path / "model.safetensors" : chosen.path,
                   experiment.store);
-  const fs::path records = records_of(options, experiment.task);
+  Task task = experiment.task;
+  if (const fs::path run = run_folder_of(options.source); fs::exists(run / tasks::task_file_name))
+    task.class_names = tasks::read_task(run).class_names;  // what it learned, whatever the data hold by now
+  const fs::path records = records_of(options, task);
   std::vector<TestScore> scores;
   for (std::int64_t draw = 0; draw < options.hash_draws; ++draw) {
     experiment.state.set_step(

@@ -138,8 +138,7 @@ std::string label_text(const data::RecordFile& file, std::int64_t record, const 
 }
 
 void predict_records(const PredictOptions& options, const Predictor& predictor, ScoreWriter& writer) {
-  const auto file = std::make_shared<const data::RecordFile>(options.records);
-  require_readable(*file, predictor.task().interface);
+  const auto file = open_records(options.records, predictor.task());
   data::LoaderOptions loading = evaluation_loader_options(*predictor.experiment);
   loading.batch_size = predictor.batch_size;
   data::EvalLoader loader(file, loading);

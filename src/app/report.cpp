@@ -41,7 +41,7 @@ void keep_page(const report::Report& report, const ReportOptions& options) {
 
 void write(const ReportOptions& options) {
   const report::Findings found = report::find_runs(options.paths);
-  const bool is_empty = found.runs.empty() && found.gaps.empty();
+  const bool is_empty = found.runs.empty() && found.gaps.empty() && found.not_begun.empty();
   if (is_empty && options.page.empty())
     throw_error(ExitCode::missing_input,
                 "{}: no run is there; name run folders, the folder of a sweep or a ledger",

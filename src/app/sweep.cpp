@@ -33,11 +33,14 @@ int gpus_for(const std::vector<PlannedRun>& runs) {
 void print_plan(const std::vector<PlannedRun>& runs, const std::vector<SweepSlot>& slots) {
   std::vector<Row> rows{{"run", "task", "attention", "seed", "steps", "state"}};
   for (const PlannedRun& run : runs)
-    rows.push_back({run.name, run.config.task.kind(), run.config.model.attention.kind(),
-                    std::to_string(run.seed), thousands_text(run.config.training.steps),
-                    run.is_chosen ? state_name(run.state) : "not chosen"});
+    if (run.is_chosen)
+      rows.push_back({run.name, run.config.task.kind(), run.config.model.attention.kind(),
+                      std::to_string(run.seed), thousands_text(run.config.training.steps),
+                      state_name(run.state)});
   print(table_text(rows));
-  print(format_text("{} runs, {} at a time, first on {}\n", runs.size(), slots.size(), slots.front().device));
+  const std::size_t chosen = rows.size() - 1, others = runs.size() - chosen;
+  print(format_text("{} runs, {} at a time, first on {}{}\n", chosen, slots.size(), slots.front().device,
+                    others == 0 ? "" : format_text("; {} more are not chosen", others)));
 }
 
 void report_on(const fs::path& folder) {

@@ -230,8 +230,9 @@ std::string SweepRunner::names(RunState state) const {
 std::vector<std::vector<std::string>> SweepRunner::rows() const {
   std::vector<Row> rows{{"run", "state", "test accuracy", "seconds", "error"}};
   for (const Entry& entry : entries_)
-    rows.push_back({entry.run.name, state_name(entry.run.state), entry.accuracy(),
-                    entry.was_tried ? fixed_text(entry.seconds, 1) : "-", entry.error.substr(0, 100)});
+    if (entry.run.is_chosen)
+      rows.push_back({entry.run.name, state_name(entry.run.state), entry.accuracy(),
+                      entry.was_tried ? fixed_text(entry.seconds, 1) : "-", entry.error.substr(0, 100)});
   return rows;
 }
 

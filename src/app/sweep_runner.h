@@ -35,7 +35,7 @@ class SweepRunner {
   std::int64_t count(RunState state) const;
   /// Names of the runs in a state, joined by ", ".
   std::string names(RunState state) const;
-  /// Head and a row for each run: run, state, test accuracy, seconds, error.
+  /// Head and a row for each chosen run: run, state, test accuracy, seconds, error.
   std::vector<std::vector<std::string>> rows() const;
 
  private:

@@ -1,9 +1,11 @@
 // tern train CONFIG
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 
 #include "app/commands.h"
 #include "app/experiment_options.h"
+#include "app/output.h"
 #include "tern/logging.h"
 #include "tern/trainer.h"
 
@@ -60,6 +62,19 @@ void print_result(const RunResult& result, const Experiment& experiment, const s
   std::printf("%-28s %s\n", "run folder", folder.c_str());
 }
 
+/// A warm-up longer than the run is allowed, and rarely meant.
+void tell_low_peak(const Experiment& experiment) {
+  double peak = 0;
+  const std::int64_t steps = experiment.config.training.steps;
+  for (std::int64_t step = 0; step < steps; ++step)
+    peak = std::max(peak, experiment.schedule->at(step, steps).rate);
+  if (peak < 0.99)
+    logging::warning("train",
+                     "the schedule reaches {} of optimizer.learning_rate in {} steps; shorten its warm-up "
+                     "if that is not meant",
+                     fixed_text(peak, 2), steps);
+}
+
 void train(const TrainOptions& options) {
   const ExperimentConfig config = load_experiment(options.experiment);
   set_threads(static_cast<int>(config.run.threads));
@@ -74,6 +89,7 @@ void train(const TrainOptions& options) {
   logging::info("train", "{} parameters, attention {}, {} on {}, run folder {}", experiment.store.count(),
                 config.model.attention.kind(), precision_text(experiment.config.run.precision),
                 device_text(experiment.device()), run.folder);
+  tell_low_peak(experiment);
   const std::unique_ptr<Communicator> communicator = solo_communicator();
   Trainer trainer(experiment, *communicator, run);
   print_result(trainer.run(), experiment, run.folder);

@@ -23,28 +23,28 @@ constexpr std::array<std::string_view, 4> compressed_endings{".gz", ".xz", ".bz2
 class PlainFile : public Container {
  public:
   explicit PlainFile(const fs::path& path) : path_(path), file_(std::fopen(path.c_str(), "rbe"), &std::fclose) {
-    if (!file_) fail();
+    if (!file_) fail(ExitCode::missing_input);
   }
   bool next() override { return std::exchange(is_before_, false); }
   const std::string& name() const override { return name_; }
   std::size_t read(std::span<std::byte> into) override {
     const std::size_t count = std::fread(into.data(), 1, into.size(), file_.get());
-    if (count == 0 && std::ferror(file_.get()) != 0) fail();
+    if (count == 0 && std::ferror(file_.get()) != 0) fail(ExitCode::io_error);
     return count;
   }
   /// The first bytes, without consuming them; fewer from a shorter file.
   std::string start(std::size_t bytes) {
     std::string text(bytes, '\0');
     text.resize(std::fread(text.data(), 1, bytes, file_.get()));
-    if (std::ferror(file_.get()) != 0) fail();
+    if (std::ferror(file_.get()) != 0) fail(ExitCode::io_error);
     std::rewind(file_.get());
     return text;
   }
 
  private:
-  [[noreturn]] void fail() const {
-    throw_error(ExitCode::bad_data, "{}: must be a readable file, got: {}; check its permissions and the disk",
-                path_, std::generic_category().message(errno));
+  [[noreturn]] void fail(ExitCode code) const {
+    throw_error(code, "{}: must be a readable file, got: {}; check its permissions and the disk", path_,
+                std::generic_category().message(errno));
   }
 
   fs::path path_;

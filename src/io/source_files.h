@@ -34,7 +34,7 @@ struct SourceFingerprint {
 /// - any other file: itself, under its name without the ending of a compressed file.
 ///
 /// Names are relative to the source, with "/" between their parts. Damage is Error(bad_data) naming the source,
-/// and the file inside where there is one.
+/// and the file inside where there is one; Error(missing_input) and Error(io_error) where the disk refuses.
 class SourceFiles {
  public:
   static constexpr std::int64_t default_cap = std::int64_t{1} << 26;

@@ -196,6 +196,7 @@ std::string Cell::facts(const std::function<std::string(const RunRecord&)>& fact
 Report gather(const Findings& found) {
   Report report;
   report.gaps = found.gaps;
+  report.not_begun = found.not_begun.size();
   std::map<std::string, std::vector<const RunRecord*>> groups;
   for (const RunRecord& run : found.runs) {
     if (predicts_labels(run))

@@ -40,6 +40,7 @@ struct Cell {
 struct Report {
   std::vector<Cell> cells;         ///< by task, then by mechanism in the order of the published tables
   std::vector<RunGap> gaps;        ///< runs without a result, and results that have no accuracy
+  std::size_t not_begun = 0;       ///< number of planned runs that did not begin
   std::vector<std::string> notes;  ///< what a reader must know, one sentence each
 };
 

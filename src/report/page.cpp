@@ -48,14 +48,14 @@ std::string charts(const Report& report) {
 }  // namespace
 
 std::string html_page(const Report& report) {
+  const bool has_scores = !report.cells.empty();
   std::string text = page_head;
-  if (report.cells.empty()) text += "<p>No run is here yet.</p>\n";
-  if (!report.cells.empty()) {
-    text += "<div>\n" + html(score_table(report)) + "</div>\n<ul>\n";
-    for (const std::string& remark : remarks(report)) text += "<li>" + html_text(remark) + "</li>\n";
-    text += "</ul>\n" + charts(report) + "<div>\n" + html(detail_table(report)) + html(run_table(report)) +
-            "</div>\n";
-  }
+  text += has_scores ? "<div>\n" + html(score_table(report)) + "</div>\n" : "<p>No result is here yet.</p>\n";
+  text += "<ul>\n";
+  for (const std::string& remark : remarks(report)) text += "<li>" + html_text(remark) + "</li>\n";
+  text += "</ul>\n";
+  if (has_scores)
+    text += charts(report) + "<div>\n" + html(detail_table(report)) + html(run_table(report)) + "</div>\n";
   if (!report.gaps.empty()) text += "<div>\n" + html(gap_table(report)) + "</div>\n";
   return text + "</body>\n</html>\n";
 }

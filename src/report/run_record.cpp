@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <tuple>
 
 #include "io/atomic_file.h"
 #include "io/hash.h"
@@ -45,23 +46,32 @@ Curve thinned(const Curve& curve) {
   return out;
 }
 
+struct Metrics {
+  Curve dev_accuracy, train_loss;
+};
+
 /// The rows of a run's metrics.jsonl; a line that a kill cut is passed over.
-void read_metrics(const fs::path& file, RunRecord& run) {
-  std::ifstream rows(file);
+Metrics read_metrics(const fs::path& folder) {
+  Metrics metrics;
+  std::ifstream rows(folder / "metrics.jsonl");
   for (std::string line; std::getline(rows, line);) {
     const io::Json row = io::Json::parse(line, nullptr, false);
     if (!row.is_object() || !row.contains("step") || !row["step"].is_number()) continue;
     const bool is_dev = row.contains("kind") && row["kind"] == "dev";
     const char* value = is_dev ? "accuracy" : "loss";
     if (!row.contains(value) || !row[value].is_number()) continue;
-    (is_dev ? run.dev_accuracy : run.train_loss).emplace_back(row["step"], row[value]);
+    (is_dev ? metrics.dev_accuracy : metrics.train_loss).emplace_back(row["step"], row[value]);
   }
-  run.dev_accuracy = thinned(run.dev_accuracy);
-  run.train_loss = thinned(run.train_loss);
+  return metrics;
 }
 
 void read_curves(const fs::path& file, RunRecord& run) {
-  if (!run.result.contains("curves")) return read_metrics(file.parent_path() / "metrics.jsonl", run);
+  if (!run.result.contains("curves")) {
+    const Metrics metrics = read_metrics(file.parent_path());
+    run.dev_accuracy = thinned(metrics.dev_accuracy);
+    run.train_loss = thinned(metrics.train_loss);
+    return;
+  }
   const std::string where = file.string();
   const io::Json& curves = run.result["curves"];
   run.dev_accuracy = curve_in(io::json_member(curves, "dev_accuracy", where), where);
@@ -119,7 +129,17 @@ std::vector<fs::path> entries_of(const fs::path& folder) {
   return found;
 }
 
-void search(const fs::path& path, Findings& found);
+/// How far a run without a result came; nothing orders before every number.
+RunGap gap_of(const fs::path& folder, const std::string& state, const std::string& reason) {
+  RunGap gap{folder.filename().string(), state, reason, {}, {}, folder};
+  const Metrics metrics = read_metrics(folder);
+  for (const auto& [step, loss] : metrics.train_loss) gap.step = std::max(gap.step, std::optional(step));
+  for (const auto& [step, accuracy] : metrics.dev_accuracy) {
+    gap.step = std::max(gap.step, std::optional(step));
+    gap.dev_accuracy = std::max(gap.dev_accuracy, std::optional(accuracy));
+  }
+  return gap;
+}
 
 /// A sweep names all its runs, also those that never began.
 void search_sweep(const fs::path& folder, Findings& found) {
@@ -127,16 +147,20 @@ void search_sweep(const fs::path& folder, Findings& found) {
   const io::Json sweep = io::parse_json(io::read_file(where, result_cap), where);
   for (const io::Json& run : io::json_member(sweep, "runs", where)) {
     const std::string name = io::json_string(run, "name", where), state = io::json_string(run, "state", where);
+    const std::string reason = io::json_string(run, "error", where);
+    const bool is_new = state == "new";
     if (fs::exists(folder / name / "result.json"))
       found.runs.push_back(read_run(folder / name / "result.json"));
+    else if (is_new && !fs::exists(folder / name))
+      found.not_begun.insert(name);
     else
-      found.gaps.push_back({name, state, io::json_string(run, "error", where)});
+      found.gaps.push_back(gap_of(folder / name, is_new ? "unfinished" : state, reason));
   }
 }
 
 void search_folder(const fs::path& folder, Findings& found) {
   if (fs::exists(folder / "result.json")) return found.runs.push_back(read_run(folder / "result.json"));
-  if (is_run_folder(folder)) return found.gaps.push_back({folder.filename().string(), "unfinished", ""});
+  if (is_run_folder(folder)) return found.gaps.push_back(gap_of(folder, "unfinished", ""));
   if (fs::exists(folder / "sweep.json")) return search_sweep(folder, found);
   for (const fs::path& entry : entries_of(folder)) {
     if (fs::is_directory(entry) && !fs::is_symlink(entry))
@@ -149,8 +173,18 @@ void search_folder(const fs::path& folder, Findings& found) {
 void search(const fs::path& path, Findings& found) {
   if (!fs::exists(path))
     throw_error(ExitCode::missing_input, "{}: there is no such run, sweep or ledger", path);
-  fs::is_directory(path) ? search_folder(fs::weakly_canonical(path), found)
-                         : found.runs.push_back(read_run(path));
+  const fs::path place = fs::weakly_canonical(path);
+  fs::is_directory(place) ? search_folder(place, found) : found.runs.push_back(read_run(place));
+}
+
+/// By name, and once what several paths lead to. A run that began somewhere is not one that has not begun.
+template <class Run>
+void put_in_order(std::vector<Run>& runs, std::set<std::string>& not_begun) {
+  const auto place = [](const Run& run) { return std::tie(run.name, run.source); };
+  std::ranges::stable_sort(runs, {}, place);
+  const auto doubles = std::ranges::unique(runs, {}, place);
+  runs.erase(doubles.begin(), doubles.end());
+  for (const Run& run : runs) not_begun.erase(run.name);
 }
 
 io::Json points_json(const Curve& curve) {
@@ -212,9 +246,8 @@ RunRecord read_run(const fs::path& file) {
 Findings find_runs(const std::vector<fs::path>& paths) {
   Findings found;
   for (const fs::path& path : paths) search(path, found);
-  const auto by_name = [](const auto& a, const auto& b) { return a.name < b.name; };
-  std::stable_sort(found.runs.begin(), found.runs.end(), by_name);
-  std::stable_sort(found.gaps.begin(), found.gaps.end(), by_name);
+  put_in_order(found.runs, found.not_begun);
+  put_in_order(found.gaps, found.not_begun);
   return found;
 }
 

@@ -3,6 +3,8 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,14 +36,18 @@ struct RunRecord {
   std::string data_hash() const;
 };
 
-/// A run that is known of but has no result.
+/// A run that began but has no result.
 struct RunGap {
   std::string name, state, reason;
+  std::optional<double> step = {};          ///< the last in its metrics
+  std::optional<double> dev_accuracy = {};  ///< the best so far
+  std::filesystem::path source = {};        ///< its folder
 };
 
 struct Findings {
-  std::vector<RunRecord> runs;  ///< by name
-  std::vector<RunGap> gaps;
+  std::vector<RunRecord> runs;      ///< by name
+  std::vector<RunGap> gaps;         ///< by name
+  std::set<std::string> not_begun;  ///< names of planned runs that began in none of the folders
 };
 
 /// Reads one result.json or ledger entry. Error(bad_data) naming file and key for one that lacks something,
@@ -49,8 +55,8 @@ struct Findings {
 RunRecord read_run(const std::filesystem::path& file);
 
 /// All runs at or below the given paths: result.json files, run folders, folders of a sweep (whose unfinished
-/// runs become gaps), ledgers (folders of entries), and folders of these. Error(missing_input) for a path that
-/// is not there.
+/// runs become gaps), ledgers (folders of entries), and folders of these. What is reached twice counts once.
+/// Error(missing_input) for a path that is not there.
 Findings find_runs(const std::vector<std::filesystem::path>& paths);
 
 /// A ledger entry: the result and its curves, without paths of the machine that it ran on.

@@ -238,8 +238,10 @@ Table run_table(const Report& report) {
 }
 
 Table gap_table(const Report& report) {
-  Table table{"Runs without an accuracy", {{"run", "state", "reason"}}};
-  for (const RunGap& gap : report.gaps) table.rows.push_back({gap.name, gap.state, gap.reason});
+  Table table{"Runs without an accuracy", {{"run", "state", "last logged step", "best dev %", "reason"}}};
+  for (const RunGap& gap : report.gaps)
+    table.rows.push_back({gap.name, gap.state, gap.step ? fixed(*gap.step, 0) : nothing,
+                          gap.dev_accuracy ? percent(*gap.dev_accuracy) : nothing, gap.reason});
   return table;
 }
 
@@ -260,19 +262,18 @@ std::vector<std::string> remarks(const Report& report) {
   out.insert(out.end(), report.notes.begin(), report.notes.end());
   if (!report.gaps.empty())
     out.push_back(
-        format_text("{} more run(s) have no accuracy to show; they are listed below.", report.gaps.size()));
+        format_text("{} run(s) have no accuracy to show; they are listed below.", report.gaps.size()));
+  if (report.not_begun > 0) out.push_back(format_text("{} planned run(s) have not begun.", report.not_begun));
   return out;
 }
 
 std::string markdown(const Report& report) {
-  if (report.cells.empty() && report.gaps.empty()) return "No run is here yet.\n";
-  std::string text;
-  if (!report.cells.empty()) {
-    text += markdown(score_table(report)) + "\n";
-    for (const std::string& remark : remarks(report)) text += "- " + remark + "\n";
-    text += "\n" + markdown(detail_table(report));
-  }
-  if (!report.gaps.empty()) text += (text.empty() ? "" : "\n") + markdown(gap_table(report));
+  const bool has_scores = !report.cells.empty();
+  std::string text = has_scores ? markdown(score_table(report)) + "\n" : "";
+  for (const std::string& remark : remarks(report)) text += "- " + remark + "\n";
+  if (text.empty()) return "No run is here yet.\n";
+  if (has_scores) text += "\n" + markdown(detail_table(report));
+  if (!report.gaps.empty()) text += "\n" + markdown(gap_table(report));
   return text;
 }
 

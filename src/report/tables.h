@@ -19,11 +19,11 @@ Table score_table(const Report& report);
 Table detail_table(const Report& report);
 /// One row for each run.
 Table run_table(const Report& report);
-/// Runs without an accuracy: unfinished, failed, or with another aim.
+/// Runs without an accuracy: unfinished, failed, or with another aim; and how far they came.
 Table gap_table(const Report& report);
 
-/// What the marks in score_table mean, as far as they occur, the report's notes, and whether published values
-/// were verified.
+/// What the marks in score_table mean, as far as they occur, the report's notes, whether published values were
+/// verified, and how many runs have no accuracy or have not begun.
 std::vector<std::string> remarks(const Report& report);
 
 /// Score table, remarks, details and gaps; or the sentence that there is no run.

@@ -14,17 +14,9 @@
 namespace tern::tasks::pathfinder {
 namespace {
 
-constexpr std::uint32_t order_epoch = UINT32_MAX;  // an order that no epoch of training has
 constexpr std::int64_t line_cap = 1 << 16;
 constexpr std::size_t fields_read = 6;
 constexpr std::size_t label_field = 3, contour_field = 5;
-
-/// Takes the last part of a path off it.
-std::string_view pop_part(std::string_view& path) {
-  const std::string_view part = base_name(path);
-  path.remove_suffix(std::min(path.size(), part.size() + 1));
-  return part;
-}
 
 /// "x/metadata/7.npy" -> "x".
 std::optional<std::string> set_of_metadata(std::string_view path) {
@@ -77,7 +69,9 @@ std::vector<io::SourceFingerprint> ReleasedImages::sources() const { return fing
 
 bool ReleasedImages::is_allowed(std::string_view set) const {
   const std::string_view folder = pop_part(set), above = pop_part(set);
-  if (above.starts_with("pathfinder") && above != "pathfinder" + std::to_string(kind_.size)) return false;
+  constexpr std::string_view sized = "pathfinder";
+  const auto size = above.starts_with(sized) ? whole_number(above.substr(sized.size())) : std::nullopt;
+  if (size && *size != kind_.size) return false;
   if (folder == released_folder(kind_.difficulty)) return true;
   return std::none_of(std::begin(difficulties), std::end(difficulties),
                       [&](Difficulty other) { return folder == released_folder(other); });
@@ -168,6 +162,7 @@ void ReleasedImages::append(io::SourceFiles& file, Preparation& preparation) {
       throw_error(ExitCode::bad_data, "must have {} x {} pixels, got {} x {}", kind_.size, kind_.size,
                   image.width, image.height);
   } catch (const Error& error) {
+    if (error.code() != ExitCode::bad_data) throw;
     return preparation.skip({std::string(item.split), file.where(), error.what()});
   }
   preparation.writer(item.split).append(std::span<const std::uint8_t>(image.pixels), item.label);

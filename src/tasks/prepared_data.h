@@ -25,6 +25,9 @@ inline std::filesystem::path split_file(const std::filesystem::path& folder, std
   return folder / (std::string(split) + ".records");
 }
 
+/// For data::shuffled_order: an order that no epoch of training has.
+inline constexpr std::uint32_t order_epoch = UINT32_MAX;
+
 struct SplitStatistics {
   std::int64_t records = 0;
   std::vector<std::int64_t> labels;        ///< records of each class; empty for targets
@@ -55,18 +58,19 @@ struct PreparationOptions {
 /// One preparation of one folder:
 ///
 ///   Preparation preparation(options, header, sources);
-///   if (!preparation.is_complete()) {
-///     for (split ...) if (preparation.wants(split)) { preparation.writer(split).append(...); ...
-///     finish(split); } preparation.complete();
-///   }
+///   if (preparation.is_complete()) return;
+///   for (split ...)
+///     if (preparation.wants(split)) preparation.writer(split).append(...), ..., preparation.finish(split);
+///   preparation.complete();
 ///
 /// A preparation that was killed is repeated by the same call; splits that are finished are kept.
 class Preparation {
  public:
   /// `header` says what the splits hold (its split is filled in here); its options and seed, with the
   /// fingerprints of the sources added to the options, decide whether data that are there are the same. Data
-  /// that are the same but damaged are made again, with a warning. Error(cannot_create) for other data without
-  /// force, for a folder that cannot be made, and while another process prepares there.
+  /// that are the same but damaged are made again, with a warning; Error(bad_data) where the damage hides what
+  /// they are. Error(cannot_create) for other data without force, for a folder that cannot be made, and while
+  /// another process prepares there.
   Preparation(PreparationOptions options, data::RecordHeader header,
               const std::vector<io::SourceFingerprint>& sources = {});
 

@@ -4,8 +4,7 @@
 // - published: new_aan_pairs.{train,eval,test}.tsv, in the benchmark's release archive or by themselves; lines
 //   "label TAB id1 TAB id2 TAB text1 TAB text2", quote marks being text like any other;
 // - a substitute for those who lack it: acl_docs.tsv ("id TAB text") and acl_pairs.tsv ("split TAB label TAB
-// id1
-//   TAB id2"), which the records and every report call so.
+//   id1 TAB id2"), which the records and every report call so.
 #pragma once
 
 #include <cstdint>

@@ -43,6 +43,12 @@ std::string_view base_name(std::string_view name) {
   return slash == name.npos ? name : name.substr(slash + 1);
 }
 
+std::string_view pop_part(std::string_view& name) {
+  const std::string_view part = base_name(name);
+  name.remove_suffix(std::min(name.size(), part.size() + 1));
+  return part;
+}
+
 std::vector<std::string_view> tab_fields(std::string_view line, std::size_t most) {
   std::vector<std::string_view> fields;
   while (fields.size() + 1 < most) {

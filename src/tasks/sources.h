@@ -25,6 +25,8 @@ void for_each_file(const Sources& sources, const std::function<void(io::SourceFi
 
 /// "set/a/b.txt" -> "b.txt".
 std::string_view base_name(std::string_view name);
+/// The same, taken off `name` with the "/" before it.
+std::string_view pop_part(std::string_view& name);
 
 /// The fields between tabs; the last holds all that follows `most` - 1 tabs.
 std::vector<std::string_view> tab_fields(std::string_view line, std::size_t most);

@@ -14,7 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint32_t order_epoch = UINT32_MAX;  // an order that no epoch of training has
 constexpr std::size_t most_classes = 10000, most_name_bytes = 200;
 
 template <class Number>

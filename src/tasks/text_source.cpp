@@ -17,7 +17,6 @@ namespace tern::tasks {
 namespace {
 
 constexpr std::int64_t published_records = 25000;  // train and test each
-constexpr std::uint32_t order_epoch = UINT32_MAX;  // an order that no epoch of training has
 constexpr std::array<std::string_view, 2> label_folders{"neg", "pos"};
 
 struct Review {
@@ -38,13 +37,6 @@ std::optional<std::int64_t> whole_number(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc() || end != text.data() + text.size() || number < 0) return {};
   return number;
-}
-
-/// Takes the last part of a path off it.
-std::string_view pop_part(std::string_view& path) {
-  const std::string_view part = base_name(path);
-  path.remove_suffix(std::min(path.size(), part.size() + 1));
-  return part;
 }
 
 /// .../test/pos/12_9.txt
@@ -106,6 +98,7 @@ class Reviews {
     try {
       text = file.read();
     } catch (const Error& error) {
+      if (error.code() != ExitCode::bad_data) throw;
       fault = error.what();
     }
     if (text.empty()) return preparation_.skip({name.split, file.where(), fault});
@@ -141,7 +134,7 @@ class Reviews {
 Sources text_sources(std::vector<std::filesystem::path> paths) {
   return {std::move(paths),
           [](std::string_view name) { return review_name(name).has_value() || !table_split(name).empty(); },
-          "aclImdb/{train,test}/{pos,neg}/*.txt or *train.tsv and *test.tsv"};
+          "aclImdb/{train,test}/{pos,neg}/*.txt or [*_]train.tsv and [*_]test.tsv"};
 }
 
 data::RecordHeader text_header(const TextOptions& options) {

@@ -6,7 +6,9 @@
 #include "tern/logging.h"
 
 namespace tern {
+namespace {
 
+/// A model of the task must be able to read the file.
 void require_readable(const data::RecordFile& file, const TaskInterface& task) {
   const data::RecordHeader& header = file.header();
   const std::int64_t ids = task.ids > 0 ? task.ids : task.vocabulary;
@@ -26,13 +28,31 @@ void require_readable(const data::RecordFile& file, const TaskInterface& task) {
                 header.classes);
 }
 
+/// Labels are numbers: under other names, or in another order, they would be scored as what they are not.
+void require_same_classes(const data::RecordFile& file, const Task& task) {
+  if (task.interface.predicts_tokens || task.class_names.empty()) return;
+  const io::Json options = io::parse_json(file.header().options, file.path().string());
+  const auto names = options.find("class_names");
+  if (names == options.end() || *names == io::Json(task.class_names)) return;
+  throw_error(ExitCode::bad_data, "{}: the classes must be {} in this order, got {}; prepare it with --classes",
+              file.path(), io::dump_json(task.class_names), io::dump_json(*names));
+}
+
+}  // namespace
+
+std::shared_ptr<const data::RecordFile> open_records(const std::filesystem::path& path, const Task& task) {
+  auto file = std::make_shared<const data::RecordFile>(path);
+  file->verify();
+  require_readable(*file, task.interface);
+  require_same_classes(*file, task);
+  return file;
+}
+
 std::shared_ptr<const data::RecordFile> open_split(const std::filesystem::path& path, const Task& task) {
   if (!std::filesystem::exists(path))
     throw_error(ExitCode::missing_input, "{}: the prepared data are missing; make them with: {}", path,
                 task.prepare_command);
-  auto file = std::make_shared<const data::RecordFile>(path);
-  file->verify();  // damage is told before the first step, not at the first evaluation
-  require_readable(*file, task.interface);
+  auto file = open_records(path, task);  // damage is told before the first step, not at the first evaluation
   const std::string note = file->header().split == "train" ? tasks::data_note(file->header()) : "";
   if (!note.empty()) logging::warning("data", "{}: the data are {}", path, note);
   return file;

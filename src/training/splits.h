@@ -13,8 +13,10 @@ namespace tern {
 /// for a damaged one or one with more ids than the task. Linear in the file's size.
 std::shared_ptr<const data::RecordFile> open_split(const std::filesystem::path& path, const Task& task);
 
-/// Throws Error(bad_data) unless a model of the task can read the file: its ids, sequences and kind of labels.
-void require_readable(const data::RecordFile& file, const TaskInterface& task);
+/// Opens and verifies a file that a model of the task is to score. Error(bad_data) for a damaged one, for one
+/// with more ids, other sequences or another kind of labels than the task has, and where both name their
+/// classes and the names or their order differ. Linear in the file's size.
+std::shared_ptr<const data::RecordFile> open_records(const std::filesystem::path& path, const Task& task);
 
 /// Whole batches in order, as evaluation reads them.
 data::LoaderOptions evaluation_loader_options(const Experiment& experiment);

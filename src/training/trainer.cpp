@@ -56,6 +56,7 @@ struct Trainer::State {
   const TrainingConfig& training() const { return experiment.config.training; }
   void require_space() const;
   void restore(const RunOptions& options);
+  void keep_start(const std::filesystem::path& checkpoint);
   void forget_lost_best();
   std::int64_t launched() const { return progress.step + static_cast<std::int64_t>(runner.pending()); }
   void launch();
@@ -91,9 +92,11 @@ void Trainer::State::restore(const RunOptions& options) {
   std::optional<Progress> found;
   if (options.resume == ResumeMode::path) {
     found = load_checkpoint(options.checkpoint, experiment);
+    keep_start(options.checkpoint);
     set_newer_aside(folder.checkpoints(), found->step);
   }
   if (options.resume == ResumeMode::newest) found = resume_newest(folder.checkpoints(), experiment);
+  if (options.resume == ResumeMode::newest && found) keep_start({});
   if (options.resume == ResumeMode::none && !list_checkpoints(folder.checkpoints()).empty())
     throw_error(ExitCode::cannot_create, "{}: holds checkpoints already; resume it, or choose another --out",
                 folder.path());
@@ -111,6 +114,19 @@ void Trainer::State::restore(const RunOptions& options) {
   first_step = progress.step;
   seconds_before = progress.elapsed_seconds;
   folder.open_metrics(progress.step);
+}
+
+/// A checkpoint of another folder brings along what that run started from, which result.json names in the end.
+void Trainer::State::keep_start(const std::filesystem::path& checkpoint) {
+  namespace fs = std::filesystem;
+  if (training().start_from.empty() || fs::exists(folder.file(start_file))) return;
+  const fs::path there = fs::weakly_canonical(checkpoint).parent_path().parent_path() / start_file;
+  if (checkpoint.empty() || !fs::exists(there))
+    throw_error(ExitCode::failed,
+                "training.start_from: the run that goes on must have begun with it, got a checkpoint whose run "
+                "has no {}; leave it out, or start anew with --resume none",
+                start_file);
+  folder.write_json(start_file, io::parse_json(io::read_file(there, start_file_cap), there.string()));
 }
 
 /// A fall-back or another folder may lack the best checkpoint: an evaluation, due at once, replaces it.

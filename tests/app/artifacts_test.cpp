@@ -209,5 +209,20 @@ TEST_F(RunCommands, DamagedCheckpointIsNamed) {
   fs::remove_all(copy);
 }
 
+TEST(Train, AWarmUpLongerThanTheRunIsTold) {
+  const TemporaryFolder folder;
+  prepare_short_data(folder / "data");
+  const auto output = [&](const std::string& name, const std::string& warmup) {
+    std::vector<std::string> arguments = short_training(folder / "data", folder / name, 4);
+    arguments.insert(arguments.end(),
+                     {"--set", "schedule.kind=constant", "--set", "schedule.warmup=" + warmup});
+    const Outcome outcome = tern_command(arguments);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_TRUE(holds(output("long", "8"), "the schedule reaches 0.50 of optimizer.learning_rate in 4 steps"));
+  EXPECT_FALSE(holds(output("short", "4"), "the schedule reaches"));
+}
+
 }  // namespace
 }  // namespace tern::test

@@ -223,6 +223,23 @@ TEST_F(Predict, MistakesAreTold) {
   EXPECT_EQ(tern_command({"predict", copy, "--input", table}).code, code_of(ExitCode::missing_input));
 }
 
+TEST_F(Predict, OtherClassesOrDamageAreNotScored) {
+  expect_done(tern_command({"data", "prepare", "classification", "--train", path("table.tsv"), "--classes",
+                            "good,bad", "--out", path("turned")}));
+  for (const std::string command : {"evaluate", "predict"}) {
+    const Outcome turned = tern_command({command, path("class-run"), "--records", path("turned/test.records")});
+    EXPECT_EQ(turned.code, code_of(ExitCode::bad_data)) << command;
+    EXPECT_TRUE(holds(turned.err, R"(["bad","good"] in this order)")) << turned.err;
+  }
+  std::string bytes = read_bytes(path("classes/test.records"));
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_bytes(path("damaged.records"), bytes);
+  for (const std::string command : {"evaluate", "predict"})
+    EXPECT_EQ(tern_command({command, path("class-run"), "--records", path("damaged.records")}).code,
+              code_of(ExitCode::bad_data))
+        << command;
+}
+
 TEST_F(Predict, TasksWithoutTextsTakePreparedDataOnly) {
   prepare_short_data(path("listops"));
   expect_done(tern_command(short_training(path("listops"), path("listops-run"), 2)));

@@ -112,6 +112,7 @@ TEST_F(Sweep, trains_every_combination_once) {
   write_sweep("2");
   const Outcome plan = sweep("--out runs --dry-run");
   EXPECT_EQ(plan.code, 0) << plan.out;
+  EXPECT_TRUE(holds(plan.out, "4 runs, 1 at a time, first on CPU\n")) << plan.out;
   EXPECT_FALSE(fs::exists(folder / "runs")) << "a dry run makes nothing";
   const Outcome first = sweep("--out runs --jobs 2");
   ASSERT_EQ(first.code, 0) << first.out;
@@ -212,12 +213,20 @@ TEST_F(Sweep, only_one_process_works_in_a_folder) {
 
 TEST_F(Sweep, chosen_runs_alone_are_trained) {
   write_sweep("2");
+  const Outcome plan = sweep("--out runs --dry-run --only '*-plain-seed2'");
+  EXPECT_TRUE(holds(plan.out, "task-plain-seed2")) << plan.out;
+  EXPECT_TRUE(holds(plan.out, "1 runs, 1 at a time, first on CPU; 3 more are not chosen\n")) << plan.out;
+  for (const char* other : {"task-plain-seed1", "task-exact-seed1", "task-exact-seed2"})
+    EXPECT_FALSE(holds(plan.out, other)) << plan.out;
   const Outcome outcome = sweep("--out runs --only '*-plain-seed2'");
   EXPECT_EQ(outcome.code, 0) << outcome.out;
   const io::Json runs = state_of("runs");
   ASSERT_EQ(runs.size(), 4U);
   for (const io::Json& run : runs)
     EXPECT_EQ(run["state"], run["name"] == "task-plain-seed2" ? "done" : "new") << run["name"];
+  const std::string report = read_bytes(folder / "runs/report.md");
+  EXPECT_TRUE(holds(report, "- 3 planned run(s) have not begun.\n")) << report;
+  EXPECT_FALSE(holds(report, "task-exact-seed1")) << report;
   write_sweep("2", "seeds: [1, 2]\nexclude: ['*-seed1']\n");
   EXPECT_TRUE(holds(sweep("--out runs --dry-run").out, "2 runs"));
 }

@@ -61,6 +61,59 @@ TEST(FindRuns, unfinished_and_failed_runs_are_gaps) {
   EXPECT_EQ(found.gaps[1].reason, "a reason");
 }
 
+TEST(FindRuns, gaps_tell_how_far_they_came) {
+  const TemporaryFolder folder;
+  write_run(folder / "stopped", listops_result());
+  fs::remove(folder / "stopped/result.json");
+  std::string rows;  // more of them than a curve has points, and the best in the middle
+  for (int step = 1; step <= 400; ++step)
+    rows += "{\"kind\":\"dev\",\"step\":" + std::to_string(step) +
+            ",\"accuracy\":" + (step == 250 ? "0.75" : "0.5") + "}\n";
+  write_bytes(folder / "stopped/metrics.jsonl", rows + "{\"kind\":\"train\",\"step\":410,\"loss\":1}\n");
+  write_bytes(folder / "sweep.json",
+              R"({"runs": [{"name": "stopped", "state": "interrupted", "error": "a signal"},
+                           {"name": "broken", "state": "failed", "error": "a reason"}]})");
+  const report::Findings found = find_runs({folder.path()});
+  ASSERT_EQ(found.gaps.size(), 2u);
+  EXPECT_EQ(found.gaps[0].name, "broken");
+  EXPECT_FALSE(found.gaps[0].step || found.gaps[0].dev_accuracy) << "it wrote no metrics";
+  EXPECT_EQ(found.gaps[1].state, "interrupted");
+  EXPECT_EQ(found.gaps[1].step, 410);
+  EXPECT_EQ(found.gaps[1].dev_accuracy, 0.75);
+}
+
+TEST(FindRuns, runs_that_never_began_are_no_gaps) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "tried");  // by an earlier sweep of this folder
+  write_bytes(folder / "sweep.json",
+              R"({"runs": [{"name": "planned", "state": "new", "error": ""},
+                           {"name": "tried", "state": "new", "error": ""}]})");
+  const report::Findings found = find_runs({folder.path()});
+  EXPECT_EQ(found.not_begun, (std::set<std::string>{"planned"}));
+  ASSERT_EQ(found.gaps.size(), 1u);
+  EXPECT_EQ(found.gaps[0].name, "tried");
+  EXPECT_EQ(found.gaps[0].state, "unfinished");
+}
+
+TEST(FindRuns, nothing_is_counted_twice) {
+  const TemporaryFolder folder;
+  const std::string planned = R"({"name": "never", "state": "new", "error": ""},
+                                 {"name": "here", "state": "new", "error": ""},
+                                 {"name": "stopped", "state": "new", "error": ""})";
+  write_run(folder / "a/here", listops_result());
+  write_run(folder / "b/stopped", listops_result());
+  fs::remove(folder / "b/stopped/result.json");
+  for (const char* sweep : {"a", "b"})
+    write_bytes(folder / sweep / "sweep.json", "{\"runs\": [" + planned + "]}");
+  const report::Findings found = find_runs({folder / "a", folder / "b", folder / "b", folder / "a/here",
+                                            folder / "b/../a/here/result.json", folder / "b/stopped"});
+  ASSERT_EQ(found.runs.size(), 1u);
+  EXPECT_EQ(found.runs[0].name, "here");
+  ASSERT_EQ(found.gaps.size(), 1u);
+  EXPECT_EQ(found.gaps[0].name, "stopped");
+  EXPECT_EQ(found.not_begun, (std::set<std::string>{"never"}));
+}
+
 TEST(FindRuns, bad_input_is_named) {
   const TemporaryFolder folder;
   const Error absent = thrown_error([&] { find_runs({folder / "nothing"}); });

@@ -108,14 +108,27 @@ TEST_F(ReportTest, unverified_values_and_runs_without_a_result_are_told) {
   add(result);
   report::Report report = gathered();
   report.gaps.push_back({"listops-none-seed1", "failed", "a | b"});
+  report.gaps.push_back({"text-none-seed1", "interrupted", "a signal", 410, 0.75});
+  report.not_begun = 161;
   const std::string text = report::markdown(report);
   EXPECT_TRUE(shows(text, "| YOSO-32, published (not verified) | 37.25 |")) << text;
-  EXPECT_TRUE(shows(text, "| listops-none-seed1 | failed | a \\| b |")) << text;
+  EXPECT_TRUE(shows(text, "| listops-none-seed1 | failed | - | - | a \\| b |")) << text;
+  EXPECT_TRUE(shows(text, "| text-none-seed1 | interrupted | 410 | 75.00 | a signal |")) << text;
+  EXPECT_TRUE(shows(text, "- 2 run(s) have no accuracy")) << text;
+  EXPECT_TRUE(shows(text, "- 161 planned run(s) have not begun.\n")) << text;
+  EXPECT_TRUE(shows(report::html_page(report), "161 planned run(s)"));
   EXPECT_TRUE(shows(text, "generated: data made here by the benchmark's rule"));
 }
 
 TEST_F(ReportTest, no_runs_are_said_to_be_none) {
   EXPECT_EQ(report::markdown(gathered()), "No run is here yet.\n");
+}
+
+TEST_F(ReportTest, runs_not_begun_are_told_where_no_result_is) {
+  report::Report report;
+  report.not_begun = 3;
+  EXPECT_EQ(report::markdown(report), "- 3 planned run(s) have not begun.\n");
+  EXPECT_TRUE(shows(report::html_page(report), "<li>3 planned run(s) have not begun.</li>"));
 }
 
 TEST(TableText, each_format_escapes_its_own_signs) {

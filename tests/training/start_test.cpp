@@ -70,6 +70,30 @@ TEST_F(StartTest, a_resumed_run_does_not_start_again) {
   EXPECT_EQ(result["start"]["source"], before.string());
 }
 
+TEST_F(StartTest, goes_on_in_another_folder) {
+  pretrain();
+  const RunResult whole = train_tiny(started({"training.keep_checkpoints=9"}), after);
+  const auto continued = [&](const ExperimentConfig& chosen, const fs::path& folder) {
+    const ThreadScope scope(1);
+    Experiment experiment(chosen);
+    const auto communicator = solo_communicator();
+    Trainer trainer(
+        experiment, *communicator,
+        {folder, ResumeMode::path, checkpoint_path(after / "checkpoints", whole.progress.best_step)});
+    return trainer.run();
+  };
+  const fs::path elsewhere = temporary / "elsewhere";
+  EXPECT_EQ(continued(started({"training.keep_checkpoints=9"}), elsewhere).fingerprint, whole.fingerprint);
+  EXPECT_EQ(read_bytes(elsewhere / "start.json"), read_bytes(after / "start.json"));
+  const io::Json result = io::parse_json(read_bytes(elsewhere / "result.json"), "result");
+  EXPECT_EQ(result["start"]["source"], before.string());
+  fs::remove(after / "start.json");
+  const Error error =
+      thrown_error([&] { continued(started({"training.keep_checkpoints=9"}), temporary / "third"); });
+  EXPECT_EQ(error.code(), ExitCode::failed);
+  EXPECT_TRUE(mentions(error, "training.start_from")) << error.what();
+}
+
 TEST_F(StartTest, differences_of_the_encoders_are_named) {
   pretrain();
   const auto error_of = [&](const std::vector<std::string>& overrides) {
