@@ -20,6 +20,7 @@ struct TextColumns {
 
 /// Everything that training needs of a task; its data are three record files (data/record_file.h).
 struct Task {
+  std::string name;  ///< its kind, which its record files name too; empty: any files
   TaskInterface interface;
   std::filesystem::path train, dev, test;
   std::int64_t max_length = 0;           ///< sequences are cut to this many places; 0 means uncut

@@ -26,7 +26,9 @@ Task make_task(const Choice& config) {
   const auto found = std::find_if(kinds.begin(), kinds.end(),
                                   [&](const TaskKind& kind) { return kind.name == config.kind(); });
   ensure(found != kinds.end(), "task: no kind {}", config.kind());
-  return found->make(config);
+  Task task = found->make(config);
+  task.name = config.kind();
+  return task;
 }
 
 }  // namespace tern

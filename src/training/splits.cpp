@@ -28,6 +28,15 @@ void require_readable(const data::RecordFile& file, const TaskInterface& task) {
                 header.classes);
 }
 
+/// Data of another task may fit in ids and lengths. A substitute for a task's data is called after it:
+/// "retrieval_substitute".
+void require_same_task(const data::RecordFile& file, const Task& task) {
+  const std::string& found = file.header().task;
+  if (task.name.empty() || found == task.name || found.starts_with(task.name + "_")) return;
+  throw_error(ExitCode::bad_data, "{}: must hold data of the task {}, got {}; set task.kind or task.data",
+              file.path(), task.name, found);
+}
+
 /// Labels are numbers: under other names, or in another order, they would be scored as what they are not.
 void require_same_classes(const data::RecordFile& file, const Task& task) {
   if (task.interface.predicts_tokens || task.class_names.empty()) return;
@@ -53,6 +62,7 @@ std::shared_ptr<const data::RecordFile> open_split(const std::filesystem::path& 
     throw_error(ExitCode::missing_input, "{}: the prepared data are missing; make them with: {}", path,
                 task.prepare_command);
   auto file = open_records(path, task);  // damage is told before the first step, not at the first evaluation
+  require_same_task(*file, task);
   const std::string note = file->header().split == "train" ? tasks::data_note(file->header()) : "";
   if (!note.empty()) logging::warning("data", "{}: the data are {}", path, note);
   return file;

@@ -224,5 +224,16 @@ TEST(Train, AWarmUpLongerThanTheRunIsTold) {
   EXPECT_FALSE(holds(output("short", "4"), "the schedule reaches"));
 }
 
+TEST(Train, DataOfAnotherTaskAreRefused) {
+  const TemporaryFolder folder;
+  prepare_short_data(folder / "data");
+  const Outcome outcome =
+      tern_command({"train", config_file("lra/image.yaml"), "--out", (folder / "run").string(), "--set",
+                    "task.data=" + (folder / "data").string(), "--set", "run.device=cpu"});
+  EXPECT_EQ(outcome.code, code_of(ExitCode::bad_data));
+  EXPECT_TRUE(holds(outcome.err, "must hold data of the task image, got listops")) << outcome.err;
+  EXPECT_FALSE(fs::exists(folder / "run"));
+}
+
 }  // namespace
 }  // namespace tern::test
