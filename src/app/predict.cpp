@@ -185,22 +185,27 @@ void add_predict_command(CLI::App& app) {
       ->required();
   CLI::Option_group* inputs = command->add_option_group("input");
   inputs->add_option("--input", options->input, "table of texts: TSV or JSON Lines (.jsonl); - is stdin");
-  inputs->add_option("--records", options->records,
-                     "prepared data, whose labels are written beside the scores");
+  CLI::Option* records = inputs->add_option("--records", options->records,
+                                            "prepared data, whose labels are written beside the scores");
   inputs->require_option(1);
   add("--out", options->out, "file for the scores, TSV if it ends in .tsv (default: JSON Lines on stdout)");
-  add("--text", options->text, "column of the text (default: as in the training table)");
-  add("--second", options->second, "column of a pair's second text (default: as in the training table)");
-  command->add_flag("--header", options->has_header,
-                    "skip the first line of a TSV; implied where a column is given by name");
-  add_format_option(*command, "--format", options->format, "tsv or jsonl (default: by the input's extension)");
+  add("--text", options->text, "column of the text (default: as in the training table)")->excludes(records);
+  add("--second", options->second, "column of a pair's second text (default: as in the training table)")
+      ->excludes(records);
+  command
+      ->add_flag("--header", options->has_header,
+                 "skip the first line of a TSV; implied where a column is given by name")
+      ->excludes(records);
+  add_format_option(*command, "--format", options->format, "tsv or jsonl (default: by the input's extension)")
+      ->excludes(records);
   add_format_option(*command, "--out-format", options->out_format,
                     "tsv or jsonl (default: by the extension of --out)");
   add("--batch-size", options->batch_size, "records computed at once (default: as in training)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
   add("--allow-bad", options->allowed_bad, "rows that may be malformed: they have no scores")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::NonNegativeNumber)
+      ->excludes(records);
   command->add_flag("--force", options->force, "replace the file at --out");
   add("--set", options->overrides, "override one key: run.device=cpu (repeatable)")->allow_extra_args(false);
   command->callback([options] { predict_rows(*options); });

@@ -50,8 +50,8 @@ CLI::Option* add_source_option(CLI::App& command, std::vector<std::filesystem::p
   return command.add_option("--from", paths, meaning + "; plain or compressed, several where they lie apart");
 }
 
-void add_bad_option(CLI::App& command, tasks::PreparationOptions& options) {
-  command
+CLI::Option* add_bad_option(CLI::App& command, tasks::PreparationOptions& options) {
+  return command
       .add_option("--allow-bad", options.allowed_bad,
                   "damaged items that may be left out; they are named on stderr and in manifest.json")
       ->capture_default_str()

@@ -24,7 +24,7 @@ void add_output_options(CLI::App& command, tasks::PreparationOptions& options);
 CLI::Option* add_source_option(CLI::App& command, std::vector<std::filesystem::path>& paths,
                                const std::string& meaning);
 /// --allow-bad, for tasks that read sources.
-void add_bad_option(CLI::App& command, tasks::PreparationOptions& options);
+CLI::Option* add_bad_option(CLI::App& command, tasks::PreparationOptions& options);
 
 /// Does nothing where the same data are there already; else calls `make`, which writes the splits and returns
 /// what they were made from ("9,000 candidates"), and prints the table of the splits.

@@ -44,7 +44,7 @@ void add_prepare_listops(CLI::App& prepare) {
   CLI::Option* from = add_source_option(
       *command, options->from,
       "in place of generating: the benchmark's release archive, or basic_{train,val,test}.tsv or their folder");
-  add_bad_option(*command, options->output);
+  add_bad_option(*command, options->output)->needs(from);
   const auto add = [&](const char* flag, auto& value, const char* meaning) {
     return command->add_option(flag, value, meaning)->capture_default_str()->excludes(from);
   };

@@ -54,15 +54,14 @@ void add_prepare_pathfinder(CLI::App& prepare) {
   };
   add_output_options(*command, options->output);
   command->get_option("--out")->default_str("data/prepared/pathfinder<size>");
-  add_bad_option(*command, options->output);
   add("--size", options->generated.kind.size, "rows and columns of an image; 128 is Path-X")
       ->check(CLI::IsMember({32, 64, 128, 256}));
   add("--difficulty", options->difficulty, "paddles of a contour: hard 14, intermediate 9, easy 6")
       ->check(CLI::IsMember({"hard", "intermediate", "easy"}));
   add("--seed", options->generated.seed, "of the generator; with --from of the split")->check(check_seed);
-  add_source_option(*command, options->from,
-                    "released images in place of generated ones: the archive, or folders of it");
-  CLI::Option* from = command->get_option("--from")->required(false);
+  CLI::Option* from = add_source_option(
+      *command, options->from, "released images in place of generated ones: the archive, or folders of it");
+  add_bad_option(*command, options->output)->needs(from);
   add("--count", options->generated.count, "images to generate: 80 % train, 10 % dev, 10 % test")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{100'000'000}))
       ->excludes(from);

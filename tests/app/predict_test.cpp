@@ -209,6 +209,10 @@ TEST_F(Predict, MistakesAreTold) {
   EXPECT_EQ(tern_command({"predict", run}).code, code_of(ExitCode::usage));
   EXPECT_EQ(tern_command({"predict", run, "--input", table, "--records", table}).code,
             code_of(ExitCode::usage));
+  EXPECT_EQ(tern_command({"predict", run, "--records", table, "--text", "text"}).code,
+            code_of(ExitCode::usage));
+  EXPECT_EQ(tern_command({"data", "prepare", "listops", "--out", path("x"), "--allow-bad", "1"}).code,
+            code_of(ExitCode::usage));
   EXPECT_EQ(tern_command({"predict", path("absent"), "--input", table}).code, code_of(ExitCode::missing_input));
   EXPECT_EQ(tern_command({"predict", run, "--input", path("absent")}).code, code_of(ExitCode::missing_input));
   EXPECT_EQ(tern_command({"predict", run, "--input", table, "--second", "x"}).code, code_of(ExitCode::failed));
