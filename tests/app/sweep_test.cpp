@@ -1,4 +1,5 @@
 // tern sweep and tern report as a user starts them.
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -194,14 +195,23 @@ TEST_F(Sweep, an_interrupted_sweep_continues_to_the_same_bits) {
 
 TEST_F(Sweep, runs_save_themselves_when_the_sweep_is_killed) {
   write_sweep("100000", "seeds: [1]\n");
-  const fs::path run = folder / "runs/task-plain-seed1";
+  const std::vector<fs::path> runs{folder / "runs/task-plain-seed1", folder / "runs/task-exact-seed1"};
+  const auto both_hold = [&](const char* file, const char* text) {
+    return std::all_of(runs.begin(), runs.end(), [&](const fs::path& run) {
+      return fs::exists(run / file) && holds(read_bytes(run / file), text);
+    });
+  };
   SweepProcess killed(folder.path(), "runs");
-  ASSERT_TRUE(wait_until(
-      [&] { return fs::exists(run / "metrics.jsonl") && !read_bytes(run / "metrics.jsonl").empty(); }));
+  ASSERT_TRUE(wait_until([&] { return both_hold("metrics.jsonl", "\n"); }));
   killed.signal(SIGKILL);
   EXPECT_EQ(killed.wait(), -SIGKILL);
-  EXPECT_TRUE(wait_until([&] { return !is_locked(run); }));
-  EXPECT_TRUE(holds(read_bytes(run / "output.txt"), "stopped by a signal")) << "SIGTERM reached the run";
+  // A run tells its end as its last act, after its folder is free.
+  EXPECT_TRUE(wait_until([&] { return both_hold("output.txt", "stopped by a signal"); }))
+      << "SIGTERM reaches the runs";
+  for (const fs::path& run : runs) {
+    EXPECT_FALSE(is_locked(run)) << run;
+    EXPECT_FALSE(fs::is_empty(run / "checkpoints")) << run;
+  }
 }
 
 TEST_F(Sweep, only_one_process_works_in_a_folder) {
