@@ -126,7 +126,7 @@ def main():
     timed.add_argument("--threads", type=int, default=2)
     timed.add_argument("--processors", default="")
     timed.set_defaults(work=run)
-    add_table_command(commands, "train_step", table_of)
+    add_table_command(commands, table_of)
     options = parser.parse_args()
     options.work(options)
 

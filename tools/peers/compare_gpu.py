@@ -178,7 +178,7 @@ def main():
     timed.add_argument("--listops", default="", help="records of the real task")
     timed.add_argument("--imdb-lengths", default="", help="bytes of each review, one a line")
     timed.set_defaults(work=run)
-    add_table_command(commands, "gpu", table_of)
+    add_table_command(commands, table_of)
     options = parser.parse_args()
     options.work(options)
 

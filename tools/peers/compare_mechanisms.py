@@ -5,8 +5,8 @@
     python tools/peers/compare_mechanisms.py table docs/results/mechanisms.json PAGE [--check]
 
 `run` needs PyTorch and Hugging Face's transformers (requirements.txt). `table` needs nothing: it replaces what
-stands between the markers <!-- mechanisms --> and <!-- end --> of a page, or with --check exits 1 where that
-is not what the result says. The peers and their settings are in mechanisms.py; tern gets the same settings.
+stands between <!-- mechanisms -->, the name of the result, and <!-- end --> in a page, or with --check exits 1
+where that is not what the result says. The peers and their settings are in mechanisms.py; tern gets the same.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def main():
     timed.add_argument("--seconds", type=float, default=10, help="of the calls of a case")
     timed.add_argument("--modes", default="eager,compile", help="of the peers: eager, compile, reduce-overhead")
     timed.set_defaults(work=run)
-    add_table_command(commands, "mechanisms", table_of)
+    add_table_command(commands, table_of)
     options = parser.parse_args()
     options.work(options)
 

@@ -27,15 +27,17 @@ def commit():
     return found.stdout.strip() if found.returncode == 0 else "unknown"
 
 
-def add_table_command(commands, marker, table_of):
-    """`table RESULT PAGE [--check]`: what stands between `marker` and <!-- end --> becomes table_of(result)."""
+def add_table_command(commands, table_of):
+    """`table RESULT PAGE [--check]`: what stands between <!-- name of the result file --> and <!-- end -->
+    becomes table_of(result)."""
 
     def table(options):
         result = json.loads(Path(options.result).read_text())
         page = Path(options.page).read_text()
-        begin, end = f"<!-- {marker} -->\n", "\n<!-- end -->"
+        marker = f"<!-- {Path(options.result).stem} -->"
+        begin, end = f"{marker}\n", "\n<!-- end -->"
         if page.count(begin) != 1 or end not in page.split(begin)[1]:
-            lines = f"<!-- {marker} -->, an empty one, <!-- end -->"
+            lines = f"{marker}, an empty one, <!-- end -->"
             raise SystemExit(f"{options.page}: must hold the lines {lines}")
         head, rest = page.split(begin)
         fresh = head + begin + table_of(result) + end + rest.split(end, 1)[1]
