@@ -211,6 +211,18 @@ TEST(Collisions, EveryKindOfBucketIsExact) {
   EXPECT_LE(exact.largest, 64);
 }
 
+/// More rows and hashes than are visited at a time, by one worker and by several that share them.
+TEST(Collisions, RowsOfSeveralChunksAndBatchesOfHashes) {
+  for (const int count : {1, 3}) {
+    set_threads(count);
+    const Kinds kinds = check(Batch<float>({1300}, 1, 16, Directions::common_mean),
+                              {HashFamily::gaussian, 35, 10}, BernoulliGradient::surrogate);
+    EXPECT_GT(kinds.sparse, 0);
+    EXPECT_GT(kinds.moments, 0);
+  }
+  set_threads(0);
+}
+
 /// Few rows of one side meet hundreds of the other: not crowded, yet more pairs of one row than a list holds.
 TEST(Collisions, OneRowMayMeetMany) {
   for (const BernoulliGradient gradient : both_gradients) {

@@ -1,7 +1,6 @@
 // Sums over colliding rows. For each hash: number the buckets that hold a source, add every source row into its
 // bucket's row, let every target add the row of its bucket; row 0 stays zero for targets without a partner.
-// Columns are independent, so few heads and long sequences are worked off in slices of columns without changing
-// a bit.
+// Columns are independent, so few heads are worked off in slices of columns without changing a bit.
 #include <algorithm>
 #include <cstring>
 
@@ -16,6 +15,11 @@ namespace {
 // A bucket's row is a sum of partial sums of this many rows, which bounds the rounding error of crowded
 // buckets.
 constexpr std::uint32_t partial_rows = 256;
+
+// Rows of the table between asking for one and using it.
+constexpr std::int64_t ahead = 16;
+template <class T>
+constexpr std::int64_t cache_line = 64 / static_cast<std::int64_t>(sizeof(T));
 
 template <class T, class Code, Isa isa>
 struct SumBuffers {
@@ -44,6 +48,8 @@ void fill_table(const SumBuffers<T, Code, isa>& buffers, std::int64_t length, st
   const std::int64_t count = fixed > 0 ? fixed : vectors, width = count * L::count;
   std::int64_t partials = 0;
   for (std::int64_t j = 0; j < length; ++j) {
+    const T* later = buffers.table + buffers.ids[std::min(j + ahead, length - 1)] * width;
+    for (std::int64_t c = 0; c < width; c += cache_line<T>) __builtin_prefetch(later + c, 1);
     const std::uint32_t id = buffers.ids[j];
     T* row = buffers.table + id * width;
     const T* value = buffers.value + j * width;
@@ -67,12 +73,10 @@ void fill_table(const SumBuffers<T, Code, isa>& buffers, std::int64_t length, st
 template <int fixed, class T, class Code, Isa isa>
 void gather(const SumBuffers<T, Code, isa>& buffers, std::int64_t length, std::int64_t vectors) {
   using L = Lanes<T, isa>;
-  constexpr std::int64_t ahead = 8;
   const std::int64_t count = fixed > 0 ? fixed : vectors, width = count * L::count;
   for (std::int64_t i = 0; i < length; ++i) {
     const T* later = buffers.table + buffers.target_ids[std::min(i + ahead, length - 1)] * width;
-    __builtin_prefetch(later);
-    if constexpr (fixed != 1) __builtin_prefetch(later + width - 1);
+    for (std::int64_t c = 0; c < width; c += cache_line<T>) __builtin_prefetch(later + c);
     const T* row = buffers.table + buffers.target_ids[i] * width;
     T* sum = buffers.sum + i * width;
     for (std::int64_t v = 0; v < count; ++v) {
@@ -136,10 +140,9 @@ void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Co
     longest = std::max<std::int64_t>(longest, sequences.offsets[s + 1] - sequences.offsets[s]);
   }
   const std::int64_t pairs = sequences.count * value.heads;
-  // Columns of a slice: one cache line of floats for few pairs; else as many as keep the table near the cache.
-  constexpr std::int64_t narrow = 16, wide = 128, table_bytes = 2 << 20;
-  std::int64_t most = pairs >= 2 * threads() ? wide : narrow;
-  while (most > narrow && most * longest * static_cast<std::int64_t>(sizeof(T)) > table_bytes) most /= 2;
+  // Columns of a slice: one cache line of floats where few pairs are to occupy all workers.
+  constexpr std::int64_t narrow = 16, wide = 128;
+  const std::int64_t most = pairs >= 2 * threads() ? wide : narrow;
   const std::int64_t columns = std::min<std::int64_t>(value.width, most);
   if (longest == 0 || columns == 0) return;
   const std::int64_t slices = (value.width + columns - 1) / columns;

@@ -4,18 +4,13 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cpu/collision_lists.h"
 #include "kernels/cpu/collision_pairs.h"
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/small_product.h"
 #include "kernels/cpu/work_items.h"
 
 namespace tern::kernels {
-
-/// Tokens of the queries and keys of a bucket, or of a part of one.
-struct BucketRows {
-  const std::uint32_t *query, *key;
-  std::int64_t queries, keys;
-};
 
 /// Crowded buckets. Lists of token numbers stand for the rows of a bucket.
 template <class T, Isa isa>
@@ -75,11 +70,15 @@ class BucketBlocks {
   }
 
   /// All pairs of a bucket in time linear in its rows (surrogate weight): dq_i = M dy_i with M = sum_j k_j
-  /// v_j^T and dk_j = P v_j with P = sum_i q_i dy_i^T; and the sum of values. M and P are kept transposed.
-  void moments(const BucketRows& bucket) {
+  /// v_j^T. Moments are kept transposed.
+  void query_moments(const BucketRows& bucket) {
     sum_products(rows_.key, bucket.key, bucket.keys, key_);
     apply(rows_.query, bucket.query, bucket.queries, query_,
           [&](const std::uint32_t* list, std::int64_t count) { spread_queries(list, count); });
+  }
+
+  /// dk_j = P v_j with P = sum_i q_i dy_i^T; and the sum of values.
+  void key_moments(const BucketRows& bucket) {
     sum_products(rows_.query, bucket.query, bucket.queries, query_);
     apply(rows_.key, bucket.key, bucket.keys, key_,
           [&](const std::uint32_t* list, std::int64_t count) { spread_keys(list, count, true); });

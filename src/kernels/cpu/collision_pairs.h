@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cpu/collision_lists.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/work_items.h"
 
 namespace tern::kernels {
 
@@ -78,84 +78,87 @@ template <class T, Isa isa, bool values>
 class PairList {
  public:
   using L = Lanes<T, isa>;
-  // While one half of the list is worked off, the rows of the other are on their way to the first cache.
-  static constexpr std::int64_t half = 32, capacity = 2 * half, slack = 16;
 
-  explicit PairList(Arena<isa>& arena)
-      : own_(arena.template take<std::uint32_t>(capacity + slack)),
-        other_(arena.template take<std::uint32_t>(capacity + slack)),
-        weight_(arena.template take<T>(half + slack)) {}
+  /// Row `no_token` of both sides is all zero.
+  PairList(const T* own, const T* other, T* sums, std::int64_t width, std::int64_t no_token, bool exact)
+      : own_rows_(own),
+        other_rows_(other),
+        sums_(sums),
+        width_(width),
+        no_token_(static_cast<std::uint32_t>(no_token)),
+        exact_(exact) {}
 
-  void start(const GradientRows<T>& rows, std::uint32_t no_token, bool exact) {
-    own_rows_ = values ? rows.key : rows.query;
-    other_rows_ = values ? rows.query : rows.key;
-    sums_ = values ? rows.k_sum : rows.q_sum;
-    width_ = rows.width;
-    no_token_ = no_token;
-    exact_ = exact;
-    count_ = 0;
+  /// What is appended from here on are partners of `row`, by at most hash_batch calls of append.
+  [[gnu::always_inline]] inline void start_row(std::uint32_t row) {
+    end_row();
+    row_ = row;
+    if (count_ > full) [[unlikely]]
+      work_off_most();
   }
 
-  /// Pairs of one row with others[0 .. count); reads up to three entries beyond.
-  [[gnu::always_inline]] inline void add(std::uint32_t row, const std::uint32_t* others, std::int64_t count) {
-    while (count_ + count >= capacity) [[unlikely]] {
-        const std::int64_t part = capacity - count_;
-        append(row, others, part);
-        others += part;
-        count -= part;
-        work_off_half();
-      }
-    append(row, others, count);
+  /// Few partners: all entries are written whatever the count, and the count decides what stays.
+  [[gnu::always_inline]] inline void append(const Partners& partners) {
+    for (std::uint32_t u = 0; u < Partners::most; ++u) other_[count_ + u] = partners.others[u];
+    count_ += partners.count;
+  }
+
+  /// Any number of partners.
+  void append_many(const std::uint32_t* others, std::int64_t count) {
+    for (std::int64_t t = 0; t < count; ++t) {
+      other_[count_++] = others[t];
+      if (count_ > full) work_off_most();
+    }
   }
 
   /// Works off all pairs.
   void finish() {
-    std::fill(own_ + count_, own_ + capacity + slack, no_token_);
-    std::fill(other_ + count_, other_ + capacity + slack, no_token_);
-    if (count_ > half) {
-      const std::int64_t rest = count_ - half;
-      work_off_half();
-      count_ = rest;
-    }
+    end_row();
+    std::fill(own_ + count_, own_ + count_ + ahead + step, no_token_);
+    std::fill(other_ + count_, other_ + count_ + ahead + step, no_token_);
     work_off(count_);
-    count_ = 0;
+    count_ = row_begin_ = 0;
   }
 
  private:
-  void work_off_half() {
-    work_off(half);
-    std::copy_n(own_ + half, half, own_);
-    std::copy_n(other_ + half, half, other_);
-    count_ = half;
-  }
+  // The rows of a step are weighed, then added from the first cache, while those `ahead` pairs later are on
+  // their way to it.
+  static constexpr std::int64_t step = 16, ahead = 16, capacity = 512;
+  static constexpr std::int64_t full = capacity - hash_batch * Partners::most;  ///< a row's short lists fit
+  static constexpr std::int64_t cache_line = 64 / static_cast<std::int64_t>(sizeof(T));
 
   void work_off(std::int64_t pairs) {
     const std::int64_t vectors = width_ / L::count;
     with_vector_count<isa>(vectors, [&](auto fixed) {
-      weigh<fixed()>(pairs, vectors);
-      update<fixed()>(pairs, vectors);
+      for (std::int64_t p = 0; p < pairs; p += step) {
+        weigh<fixed()>(p, vectors);
+        update<fixed()>(p, std::min(pairs, p + step), vectors);
+      }
     });
   }
 
-  // Most rows meet a few others: four entries are written whatever the count, and the count decides what stays.
-  [[gnu::always_inline]] inline void append(std::uint32_t row, const std::uint32_t* others,
-                                            std::int64_t count) {
-    for (std::int64_t t = 0; t < count || t == 0; t += 4) {
-      for (int u = 0; u < 4; ++u) {
-        own_[count_ + t + u] = row;
-        other_[count_ + t + u] = others[t + u];
-      }
-    }
-    count_ += count;
+  [[gnu::always_inline]] inline void end_row() {
+    for (std::int64_t p = row_begin_; p < count_; ++p) own_[p] = row_;
+    row_begin_ = count_;
+  }
+
+  /// Works off all but the last pairs, whose rows may not have arrived yet.
+  [[gnu::noinline]] void work_off_most() {
+    end_row();
+    const std::int64_t pairs = (count_ - ahead) / step * step;
+    work_off(pairs);
+    count_ -= pairs;
+    row_begin_ = count_;
+    std::copy_n(own_ + pairs, count_, own_);
+    std::copy_n(other_ + pairs, count_, other_);
   }
 
   template <int fixed>
-  void weigh(std::int64_t pairs, std::int64_t vectors) {
+  void weigh(std::int64_t begin, std::int64_t vectors) {
     const std::int64_t count = fixed > 0 ? fixed : vectors, width = count * L::count;
-    for (std::int64_t p = 0; p < pairs; p += L::count) L::store(weight_ + p, dots(p, width, count));
+    for (std::int64_t p = 0; p < step; p += L::count) L::store(weight_ + p, dots(begin + p, width, count));
     if (!exact_) return;
-    for (std::int64_t p = 0; p < pairs; p += L::count) {
-      L::store(weight_ + p, L::load(weight_ + p) * ExactWeight<T, isa>::of(dots(p, 0, count)));
+    for (std::int64_t p = 0; p < step; p += L::count) {
+      L::store(weight_ + p, L::load(weight_ + p) * ExactWeight<T, isa>::of(dots(begin + p, 0, count)));
     }
   }
 
@@ -168,8 +171,8 @@ class PairList {
     for (int u = 0; u < L::count; ++u) {
       const T* own = own_rows_ + own_[p + u] * 2 * width + part;
       const T* other = other_rows_ + other_[p + u] * 2 * width + part;
-      const T* later = other_rows_ + other_[p + u + half] * 2 * width;
-      for (std::int64_t c = 0; c < 2 * width; c += cache_line) __builtin_prefetch(later + c);
+      const T* later = other_rows_ + other_[p + u + ahead] * 2 * width + part;
+      for (std::int64_t c = 0; c < width; c += cache_line) __builtin_prefetch(later + c);
       product[u] = L::load(own) * L::load(other);
       for (std::int64_t c = L::count; c < width; c += L::count) {
         product[u] += L::load(own + c) * L::load(other + c);
@@ -179,21 +182,22 @@ class PairList {
   }
 
   template <int fixed>
-  void update(std::int64_t pairs, std::int64_t vectors) {
+  void update(std::int64_t begin, std::int64_t end, std::int64_t vectors) {
     constexpr int block = fixed > 0 ? std::min(fixed, 4) : 1;
     const std::int64_t count = fixed > 0 ? fixed : vectors;
-    for (std::int64_t first = 0, last = 0; first < pairs; first = last) {
+    for (std::int64_t first = begin, last = begin; first < end; first = last) {
       const std::uint32_t row = own_[first];
-      while (last < pairs && own_[last] == row) ++last;
+      while (last < end && own_[last] == row) ++last;
       T* sums = sums_ + row * (values ? 2 : 1) * count * L::count;
-      for (std::int64_t v = 0; v < count; v += block) add_others<block>(first, last, v, count, sums);
+      const T* weights = weight_ + (first - begin);
+      for (std::int64_t v = 0; v < count; v += block) add_others<block>(first, last, weights, v, count, sums);
     }
   }
 
   /// Adds the vectors v .. v + block - 1 of pairs first .. last - 1 to the sums of their common row.
   template <int block>
-  [[gnu::always_inline]] inline void add_others(std::int64_t first, std::int64_t last, std::int64_t v,
-                                                std::int64_t vectors, T* sums) const {
+  [[gnu::always_inline]] inline void add_others(std::int64_t first, std::int64_t last, const T* weights,
+                                                std::int64_t v, std::int64_t vectors, T* sums) const {
     const std::int64_t width = vectors * L::count, column = v * L::count;
     typename L::Vector sum[block], value[block];
 #pragma GCC unroll 4
@@ -202,8 +206,10 @@ class PairList {
       if constexpr (values) value[b] = L::load(sums + width + column + b * L::count);
     }
     for (std::int64_t p = first; p < last; ++p) {
-      const auto weight = L::broadcast(weight_[p]);
+      const auto weight = L::broadcast(weights[p - first]);
       const T* other = other_rows_ + other_[p] * 2 * width + column;
+      const T* later = other_rows_ + other_[p + ahead] * 2 * width + column;
+      for (int c = 0; c < block * L::count; c += cache_line) __builtin_prefetch(later + c);
 #pragma GCC unroll 4
       for (int b = 0; b < block; ++b) {
         sum[b] += weight * L::load(other + b * L::count);
@@ -217,14 +223,13 @@ class PairList {
     }
   }
 
-  static constexpr std::int64_t cache_line = 64 / static_cast<std::int64_t>(sizeof(T));
-  std::uint32_t *own_, *other_;
-  T* weight_;
-  const T *own_rows_ = nullptr, *other_rows_ = nullptr;
-  T* sums_ = nullptr;
-  std::int64_t width_ = 0, count_ = 0;
-  std::uint32_t no_token_ = 0;
-  bool exact_ = false;
+  alignas(64) std::uint32_t own_[capacity + ahead + step], other_[capacity + ahead + step];
+  alignas(64) T weight_[step];
+  const T *own_rows_, *other_rows_;
+  T* sums_;
+  std::int64_t width_, count_ = 0, row_begin_ = 0;
+  std::uint32_t no_token_, row_ = 0;
+  bool exact_;
 };
 
 }  // namespace tern::kernels
