@@ -21,7 +21,7 @@ HEADERS = {
     "base": "attention_pattern bernoulli build_info device error logging random sorted_blocks step_state",
     "config": "config config_slot",
     "core": "autograd memory sequence_layout tensor",
-    "ops": "ops sorted_attention",
+    "ops": "cluster_attention ops sorted_attention",
     "nn": "attention encoder layers module",
     "optim": "optimizer",
     "comm": "communicator",

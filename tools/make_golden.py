@@ -14,6 +14,8 @@ import torch
 
 from oracle.golden_encoder import encoder_files
 from oracle.golden_functions import functions_file, softmax_attention_file, yoso_expectation_file
+from oracle.golden_routing import routing_file
+from oracle.golden_sea import sea_file
 from oracle.golden_training import adamw_file, loss_curve_file, schedules_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -24,6 +26,8 @@ def all_files():
         functions_file,
         softmax_attention_file,
         yoso_expectation_file,
+        routing_file,
+        sea_file,
         adamw_file,
         schedules_file,
         loss_curve_file,

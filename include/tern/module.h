@@ -29,9 +29,12 @@ enum class Precision { master, compute };
 
 struct Parameter {
   std::string path;
-  Tensor value;  ///< a leaf: what ops read; after flatten() a slice of the flat blocks
-  Tensor
-      master;  ///< what the optimizer updates and checkpoints hold: accumulate_type(); after flatten() a slice
+  Tensor value;   ///< a leaf: what ops read; after flatten() a slice of the flat blocks
+  Tensor master;  ///< of accumulate_type(), what the optimizer updates and checkpoints hold; likewise a slice
+  /// Where it is above 0, each row (of the last axis) is a moving average of directions: an update moves it by
+  /// the share 1 - decay towards the direction in which the objective falls, whatever the learning rate, and
+  /// gives it length 1. Gradients then carry sums over tokens, which micro-batches and ranks add up.
+  double decay = 0;
 };
 
 /// Owns all parameters of a model: after flatten() in one block of values and one of gradients, on one device.

@@ -13,6 +13,7 @@
 #include "tern/attention_pattern.h"
 #include "tern/autograd.h"
 #include "tern/bernoulli.h"
+#include "tern/cluster_attention.h"
 #include "tern/random.h"
 #include "tern/sequence_layout.h"
 #include "tern/sorted_attention.h"
@@ -147,6 +148,14 @@ Tensor sequence_first(const Tensor& x, const SequenceLayout& layout);
 /// Convolution along each sequence by original position: x [tokens, heads, width], weight [heads, window],
 /// window odd. Positions that are absent count as zero. Cost tokens * heads * width * window.
 Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const SequenceLayout& layout);
+/// Convolution with 3 x 3 filters over the tokens of each sequence and the columns of x [tokens, channels,
+/// columns], with zeros beyond the borders: weight [outputs, channels, 3 tokens, 3 columns], bias [outputs] or
+/// undefined -> [tokens, outputs, columns]. Cost tokens * columns * 9 * channels * outputs.
+Tensor grid_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, const SequenceLayout& layout);
+/// Where tokens stand, whatever the length: the rows of a unit matrix of `width`, stretched linearly over each
+/// sequence, so that row t has 1 - |x - c| in the columns c next to x = place_t (width - 1) / (length - 1), and
+/// 0 elsewhere -> [tokens, heads, width] of type `dtype`, equal for all heads. Not differentiable.
+Tensor stretched_unit_rows(const SequenceLayout& layout, std::int64_t heads, std::int64_t width, DType dtype);
 
 /// Rows turned by their position (Su et al. 2021, equation 34): columns 2 i and 2 i + 1 of x [tokens, heads,
 /// width], width even, by the angle layout.position / 10000^(2 i / width), whose sine and cosine stand in those
@@ -185,10 +194,15 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& w
 /// is not differentiable. The sum and the rows are added to `score` as above.
 Tensor squared_error(const Tensor& prediction, const Tensor& target, ScoreTotals* score = nullptr);
 
+/// x itself, in whose backward pass the gradient of `loss` [] is added to that of the loss which x leads to: a
+/// term of the objective that needs no way out of the module where it arises, and shows in no score.
+Tensor with_auxiliary_loss(const Tensor& x, const Tensor& loss);
+
 // ---- attention: q, k, v [tokens, heads, width], strided views allowed; no matrix of length x length exists
 // ----
 
-/// dropout(softmax(scale q k^T)) v inside each sequence. Cost sum of length^2 * width; memory linear.
+/// dropout(softmax(scale q k^T)) v inside each sequence; here the rate is rounded to a multiple of 2^-8. Cost
+/// sum of length^2 * width; memory linear.
 Tensor softmax_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
                          double scale, const DropoutOptions& options);
 struct SparseAttention {
@@ -302,5 +316,23 @@ Tensor softmax_over_tokens(const Tensor& x, const SequenceLayout& layout);
 /// M [..., m, m], from `start` of their shape (section 3.3, equation 11, after Razavi et al. 2014);
 /// differentiable in both. Cost 4 m^3 for each step and matrix.
 Tensor iterated_inverse(const Tensor& matrices, const Tensor& start, int iterations);
+
+// ---- attention to segments of keys that each query selects (SEA, Lee et al. 2024, arXiv 2310.01777, section
+// 3.2); segments are those of landmarks ----
+
+struct SegmentSelection {
+  Tensor masks;  ///< [heads, ceil(segments / 32), tokens] int32: bit i of a query, segment i
+  std::int64_t segments, keys;
+};
+/// For each token of a sequence of n tokens and l = min(segments, n) segments, the pairs of head and segment
+/// with the largest weights [tokens, heads, segments], which must not be negative: round(heads * keys * l / n)
+/// pairs, at least one, so that about `keys` keys of each head are selected. Of equal weights (as float32) the
+/// first by head and segment. Not differentiable. Cost tokens * heads * segments.
+SegmentSelection select_segments(const Tensor& weights, const SequenceLayout& layout, std::int64_t keys);
+/// softmax(scale q k^T) v inside each sequence and head over the keys of the segments that a query has
+/// selected; of a segment of more than heads * keys keys it sees so many, evenly spread. A query that sees none
+/// gets zeros. Cost tokens * heads * keys * width, and reading each mask for each segment; memory linear.
+Tensor selected_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                          const SegmentSelection& selection, double scale);
 
 }  // namespace tern

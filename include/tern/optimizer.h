@@ -63,7 +63,8 @@ class AdamW {
  public:
   AdamW(ParameterStore& store, const OptimizerConfig& config);
   /// Scales the gradients by 1 / score.examples, clips them by norm, and updates the parameters and
-  /// state.updates; a non-finite gradient or loss changes nothing. Reads learning_rate, beta1 and score of
+  /// state.updates; parameters that are moving averages (Parameter::decay) take their own step and count in no
+  /// norm; a non-finite gradient or loss changes nothing. Reads learning_rate, beta1 and score of
   /// `state`; sets gradient_norm, gradient_scale and is_finite. Enqueues its work and does not wait.
   void step(StepMemory& state);
 

@@ -15,6 +15,8 @@ AttentionKind no_attention();
 AttentionKind nystrom_attention();
 AttentionKind performer_attention();
 AttentionKind reformer_attention();
+AttentionKind routing_attention();
+AttentionKind sea_attention();
 AttentionKind softmax_attention_kind();
 AttentionKind taylor_attention();
 AttentionKind yoso_attention();

@@ -6,11 +6,11 @@
 namespace tern {
 
 const std::vector<AttentionKind>& attention_kinds() {
-  static const std::vector all{no_attention(),          softmax_attention_kind(), yoso_attention(),
-                               linear_attention(),      performer_attention(),    taylor_attention(),
-                               nystrom_attention(),     linformer_attention(),    lightning_attention(),
-                               reformer_attention(),    hyper_attention(),        longformer_attention(),
-                               block_sparse_attention()};
+  static const std::vector all{no_attention(),           softmax_attention_kind(), yoso_attention(),
+                               linear_attention(),       performer_attention(),    taylor_attention(),
+                               nystrom_attention(),      linformer_attention(),    lightning_attention(),
+                               reformer_attention(),     hyper_attention(),        longformer_attention(),
+                               block_sparse_attention(), sea_attention(),          routing_attention()};
   return all;
 }
 

@@ -51,4 +51,19 @@ template <class T>
 void adamw(Cuda&, const UpdateChunks& chunks, const AdamSettings& settings, const StepState* state,
            const AdamBlocks<T>& blocks);
 
+/// Rows of length 1, each a moving average of the directions against its gradient g:
+///   w = u / |u|  with  u = decay w - (1 - decay) g / |g|
+/// A row whose gradient is 0 or not finite stays, and all rows unless state.is_finite. Sums in double.
+template <class T>
+struct AveragedRows {
+  std::int64_t rows, width;
+  double decay;
+  const T* gradient;
+  T* w;
+};
+template <class T, Isa isa>
+void average_directions(Cpu<isa>&, const StepState* state, const AveragedRows<T>& rows);
+template <class T>
+void average_directions(Cuda&, const StepState* state, const AveragedRows<T>& rows);
+
 }  // namespace tern::kernels

@@ -10,12 +10,13 @@ namespace {
 
 constexpr std::int64_t chunk_elements = 2048;
 
-/// The chunks of one parameter after another in the order of the flat block: last made first.
+/// The chunks of one trained parameter after another in the order of the flat block: last made first.
 std::vector<kernels::UpdateChunk> update_chunks(const ParameterStore& store, DecayedParameters decayed) {
   std::vector<kernels::UpdateChunk> chunks;
   const auto& parameters = store.parameters();
   std::int32_t place = 0;
   for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter, ++place) {
+    if (parameter->decay > 0) continue;
     const std::int64_t begin = parameter->master.offset() - store.values().offset(),
                        end = begin + parameter->master.count();
     const bool is_decayed = decayed == DecayedParameters::all || parameter->master.rank() >= 2;
@@ -23,6 +24,13 @@ std::vector<kernels::UpdateChunk> update_chunks(const ParameterStore& store, Dec
       chunks.push_back({first, std::min(chunk_elements, end - first), place, is_decayed ? 1 : 0});
   }
   return chunks;
+}
+
+template <class T>
+kernels::AveragedRows<T> averaged_rows(const Parameter& parameter) {
+  const Tensor& w = parameter.master;
+  return {w.count() / w.size(-1), w.size(-1), parameter.decay, gradient_of(parameter.value).data<const T>(),
+          w.data<T>()};
 }
 
 Tensor bytes_on(Device device, const std::vector<kernels::UpdateChunk>& chunks) {
@@ -67,6 +75,9 @@ void AdamW::step(StepMemory& state) {
       kernels::adamw<T>(device, chunks, settings, state.state(),
                         {gradient.data<T>(), m_.data<T>(), v_.data<T>(), values.data<T>(),
                          rounded.defined() ? rounded.data<bfloat16>() : nullptr});
+      for (const Parameter& parameter : store_.parameters())
+        if (parameter.decay > 0)
+          kernels::average_directions<T>(device, state.state(), averaged_rows<T>(parameter));
     }
   });
 }

@@ -28,6 +28,8 @@ std::vector<Variant> variants() {
       {"reformer", {"block=16", "rounds=3"}},
       {"reformer", {"block=16", "published=true"}},
       {"hyper", {"block=16", "samples=20"}},
+      {"routing", {"clusters=5", "window=30", "routed_heads=2"}},
+      {"routing", {"clusters=3", "published=true"}},
       {"linear", {"published=true"}},
       {"longformer", {"window=6", "global_tokens=2"}},
       {"block_sparse", {"block=8", "global_blocks=0", "random_blocks=2", "butterfly=true"}},
@@ -35,7 +37,8 @@ std::vector<Variant> variants() {
       {"nystrom", {"landmarks=8", "conv_window=5"}},
       {"nystrom", {"landmarks=9", "conv_window=0", "published=true"}},
       {"linformer", {"projected_length=24", "shared_key_value=true"}},
-      {"lightning", {"published=true"}}};
+      {"lightning", {"published=true"}},
+      {"sea", {"segments=16", "keys=600"}}};
   for (const AttentionKind& kind : attention_kinds())
     if (kind.name != "softmax" && kind.name != "yoso") out.push_back({std::string(kind.name), {}});
   return out;
@@ -48,6 +51,8 @@ class OnCuda : public testing::TestWithParam<Variant> {
     set_cuda_options({.deterministic = true});
   }
   void TearDown() override { set_cuda_options({}); }
+  /// Whether keys are chosen by weights that rounding can bring to another order.
+  bool chooses_keys() const { return GetParam().kind == "sea" && GetParam().settings.empty(); }
   bool is_sampled() const {
     for (const std::string& setting : GetParam().settings)
       if (setting == "form=expectation") return false;
@@ -72,6 +77,7 @@ TEST_P(OnCuda, equals_the_cpu) {
   for (const std::int64_t width : {12, 32, 64, 128})
     for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
       if (dtype == DType::bfloat16 && is_sampled()) continue;
+      if (dtype != DType::float64 && chooses_keys()) continue;
       const AttentionShape shape{.heads = 2, .head_width = width, .max_length = 300};
       const SequenceLayout layout = layout_of({63, 1, 0, 200, 16, 65}, 300);
       const std::vector<Array> actual = run(dtype, layout, shape), wanted = expected(dtype, layout, shape);
@@ -94,6 +100,7 @@ TEST_P(OnCuda, deterministic_mode_repeats_bits) {
 }
 
 TEST_P(OnCuda, the_fast_mode_agrees_with_the_deterministic_one) {
+  if (chooses_keys()) return;
   const AttentionShape shape{.heads = 2, .head_width = 32, .max_length = 600};
   const SequenceLayout layout = layout_of({600, 70, 129}, 600);
   const std::vector<Array> fixed = run(DType::bfloat16, layout, shape);
@@ -123,7 +130,9 @@ TEST_P(OnCuda, unused_capacity_is_zero) {
   for (const Tensor& x : padded) leaves.push_back(leaf(x));
   const Tensor y = mechanism.function(on(rows[0], roomy))(leaves)[0],
                plain = mechanism(rows, on(rows[0], exact));
-  EXPECT_EQ(y.narrowed(0, 0, 70).to_vector<float>(), plain.to_vector<float>());
+  // a mechanism with layers of its own has products whose order may follow the number of rows
+  const double allowed = GetParam().kind == "sea" ? tolerance(DType::float32, 64) : 0;
+  EXPECT_EQ(difference(array_of(y.narrowed(0, 0, 70)).values, array_of(plain).values, allowed), "");
   EXPECT_EQ(y.narrowed(0, 70, 58).to_vector<float>(), std::vector<float>(58 * 64, 0));
   const Tensor seed = zeros(y.shape(), y.dtype(), cuda);
   copy(full({70, 2, 32}, 1, DType::float32, cuda), seed.narrowed(0, 0, 70));

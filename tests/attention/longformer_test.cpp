@@ -87,7 +87,7 @@ TEST(Longformer, a_window_over_the_whole_sequence_is_exact_attention) {
 TEST(Longformer, an_odd_window_is_refused) {
   const Error error = thrown_error([] { Mechanism({"longformer", {"window=7"}}, shape); });
   EXPECT_EQ(error.code(), ExitCode::bad_config);
-  EXPECT_TRUE(mentions(error, "must be even")) << error.what();
+  EXPECT_TRUE(mentions(error, "must be even: half of it lies on each side, got 7")) << error.what();
 }
 
 }  // namespace

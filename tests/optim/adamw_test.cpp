@@ -151,6 +151,23 @@ TEST(adamw, clips_the_norm_of_the_mean_gradient) {
   }
 }
 
+TEST(adamw, norms_are_those_of_each_parameters_gradient) {
+  StepMemory state;
+  ParameterStore store(1, state.step(), DType::float64);
+  for (const std::int64_t count : {5000, 3, 2048})
+    store.get("of " + std::to_string(count), {count}, constant(0));
+  store.flatten();
+  AdamW optimizer(store, {});
+  Values expected;
+  for (const Parameter& parameter : store.parameters()) {
+    const double each = 1.0 + static_cast<double>(expected.size());
+    assign(gradient_of(parameter.value), Values(static_cast<std::size_t>(parameter.value.count()), each));
+    expected.push_back(each * std::sqrt(static_cast<double>(parameter.value.count())));
+  }
+  apply(optimizer, state, 0.1, 0.9, 1, 4);
+  EXPECT_EQ(difference(optimizer.gradient_norms(optimizer.squares().to_vector<double>()), expected, 1e-12), "");
+}
+
 TEST(adamw, a_step_that_is_not_finite_changes_nothing) {
   const Golden golden("adamw");
   const double infinity = std::numeric_limits<double>::infinity(),

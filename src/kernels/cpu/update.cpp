@@ -9,6 +9,8 @@
 namespace tern::kernels {
 namespace {
 
+constexpr double smallest_square = 1e-24;  ///< of a row that is given length 1
+
 template <class T>
 double sum_of_squares(const T* x, std::int64_t count) {
   double total = 0;
@@ -82,11 +84,28 @@ void adamw(Cpu<isa>&, const UpdateChunks& chunks, const AdamSettings& settings, 
   });
 }
 
+template <class T, Isa isa>
+void average_directions(Cpu<isa>&, const StepState* state, const AveragedRows<T>& rows) {
+  if (!state->is_finite) return;
+  parallel_for(rows.rows, 16, [&](std::int64_t r) {
+    const T* const g = rows.gradient + r * rows.width;
+    T* const w = rows.w + r * rows.width;
+    const double length = std::sqrt(sum_of_squares(g, rows.width));
+    if (!(length > 0 && std::isfinite(length))) return;
+    const double step = (1 - rows.decay) / length;
+    for (std::int64_t c = 0; c < rows.width; ++c)
+      w[c] = static_cast<T>(rows.decay * static_cast<double>(w[c]) - step * static_cast<double>(g[c]));
+    const double scale = 1 / std::sqrt(std::max(sum_of_squares(w, rows.width), smallest_square));
+    for (std::int64_t c = 0; c < rows.width; ++c) w[c] = static_cast<T>(scale * static_cast<double>(w[c]));
+  });
+}
+
 #define INSTANTIATE(T)                                                                                  \
   template void measure_gradient<T>(Cpu<TERN_ISA>&, const UpdateChunks&, const AdamSettings&, const T*, \
                                     double*, StepState*);                                               \
   template void adamw<T>(Cpu<TERN_ISA>&, const UpdateChunks&, const AdamSettings&, const StepState*,    \
-                         const AdamBlocks<T>&);
+                         const AdamBlocks<T>&);                                                         \
+  template void average_directions<T>(Cpu<TERN_ISA>&, const StepState*, const AveragedRows<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -11,6 +11,7 @@ namespace tern::kernels {
 namespace {
 
 constexpr int threads_per_block = 256, finish_threads = 1024;
+constexpr double smallest_square = 1e-24;  ///< of a row that is given length 1
 
 /// Calls body(place, integral constant items) for this thread's share of a chunk: packs of `items` where the
 /// place in the flat block is a multiple of it, single elements before and behind.
@@ -127,6 +128,34 @@ __global__ void __launch_bounds__(threads_per_block)
   }
 }
 
+/// A block for each row.
+template <class T>
+__global__ void __launch_bounds__(threads_per_block)
+    average_directions_kernel(const StepState* state, AveragedRows<T> rows) {
+  if (!state->is_finite) return;
+  __shared__ double shared[warp_lanes];
+  for (std::int64_t r = blockIdx.x; r < rows.rows; r += gridDim.x) {
+    const T* const g = rows.gradient + r * rows.width;
+    T* const w = rows.w + r * rows.width;
+    double total = 0;
+    for (std::int64_t c = threadIdx.x; c < rows.width; c += threads_per_block)
+      total += static_cast<double>(g[c]) * static_cast<double>(g[c]);
+    const double length = std::sqrt(block_sum(total, shared));
+    if (!(length > 0 && std::isfinite(length))) continue;
+    const double step = (1 - rows.decay) / length;
+    total = 0;
+    for (std::int64_t c = threadIdx.x; c < rows.width; c += threads_per_block) {
+      const T moved = static_cast<T>(rows.decay * static_cast<double>(w[c]) - step * static_cast<double>(g[c]));
+      w[c] = moved;
+      total += static_cast<double>(moved) * static_cast<double>(moved);
+    }
+    const double square = block_sum(total, shared);
+    const double scale = 1 / std::sqrt(square > smallest_square ? square : smallest_square);
+    for (std::int64_t c = threadIdx.x; c < rows.width; c += threads_per_block)
+      w[c] = static_cast<T>(scale * static_cast<double>(w[c]));
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -153,11 +182,20 @@ void adamw(Cuda& cuda, const UpdateChunks& chunks, const AdamSettings& settings,
   check_launch("adamw");
 }
 
+template <class T>
+void average_directions(Cuda& cuda, const StepState* state, const AveragedRows<T>& rows) {
+  if (rows.rows * rows.width == 0) return;
+  average_directions_kernel<T>
+      <<<grid_for(cuda, rows.rows, 1), threads_per_block, 0, cuda.stream>>>(state, rows);
+  check_launch("average_directions");
+}
+
 #define INSTANTIATE(T)                                                                                  \
   template void measure_gradient<T>(Cuda&, const UpdateChunks&, const AdamSettings&, const T*, double*, \
                                     StepState*);                                                        \
   template void adamw<T>(Cuda&, const UpdateChunks&, const AdamSettings&, const StepState*,             \
-                         const AdamBlocks<T>&);
+                         const AdamBlocks<T>&);                                                         \
+  template void average_directions<T>(Cuda&, const StepState*, const AveragedRows<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

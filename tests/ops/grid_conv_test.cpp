@@ -1,0 +1,111 @@
+#include "support/devices.h"
+#include "support/op_case.h"
+#include "support/thrown_error.h"
+#include "tern/ops.h"
+
+namespace tern::test {
+namespace {
+
+/// y[t, o, j] = bias[o] + sum of weight[o, i, a, b] x[t + a - 1, i, j + b - 1], border by border.
+Array convolved(const Arrays& in, const SequenceLayout& layout) {
+  const Array &x = in[0], &weight = in[1], &bias = in[2];
+  const std::int64_t inputs = x.size(1), width = x.size(2), outputs = weight.size(0);
+  const auto offsets = layout.offsets.to_vector<std::int32_t>();
+  Array y({x.size(0), outputs, width});
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+    for (std::int64_t t = offsets[s]; t < offsets[s + 1]; ++t)
+      for (std::int64_t out = 0; out < outputs * width; ++out) {
+        const std::int64_t o = out / width, j = out % width;
+        double& total = y[(t * outputs + o) * width + j];
+        total = bias[o];
+        for (std::int64_t term = 0; term < inputs * 9; ++term) {
+          const std::int64_t i = term / 9, row = t + term % 9 / 3 - 1, column = j + term % 3 - 1;
+          if (row >= offsets[s] && row < offsets[s + 1] && column >= 0 && column < width)
+            total += weight[(o * inputs + i) * 9 + term % 9] * x[(row * inputs + i) * width + column];
+        }
+      }
+  return y;
+}
+
+struct Channels {
+  std::int64_t inputs, outputs, width;
+};
+OpCase case_of(const std::vector<int>& lengths, const Channels& channels) {
+  const SequenceLayout layout = layout_of(lengths, 200);
+  return {.name = format_text("grid_conv of {}, {} -> {} channels, {} columns", lengths, channels.inputs,
+                              channels.outputs, channels.width),
+          .inputs = {normal_array({layout.tokens(), channels.inputs, channels.width}, 220),
+                     normal_array({channels.outputs, channels.inputs, 3, 3}, 221),
+                     normal_array({channels.outputs}, 222)},
+          .function = one_result([layout](auto x) { return grid_conv(x[0], x[1], x[2], on(x[0], layout)); }),
+          .reference = one_array([layout](const Arrays& x) { return convolved(x, layout); }),
+          .parameters = {1, 2},
+          .reduction_length = 9 * channels.inputs + layout.tokens() * channels.width};
+}
+
+/// Outputs that fill the kernels' groups and that do not; pictures of one token and of one column.
+TEST(GridConv, channels_columns_and_ragged_lengths) {
+  std::vector<OpCase> cases;
+  for (const std::vector<int>& lengths : {std::vector{1}, std::vector{3, 0, 2}, std::vector{35, 1}})
+    for (const Channels& channels : {Channels{1, 1, 1}, Channels{2, 3, 2}, Channels{3, 5, 7}})
+      cases.push_back(case_of(lengths, channels));
+  cases.push_back(case_of({4, 3}, {4, 4, 33}));
+  cases.push_back(case_of({2}, {18, 9, 3}));
+  check(cases);
+}
+
+TEST(GridConv, a_bias_may_be_left_out) {
+  const SequenceLayout layout = layout_of({3, 1}, 4);
+  check({{.name = "grid_conv without a bias",
+          .inputs = {normal_array({4, 2, 5}, 228), normal_array({3, 2, 3, 3}, 229)},
+          .function = one_result([layout](auto x) { return grid_conv(x[0], x[1], {}, on(x[0], layout)); }),
+          .reference = one_array([layout](const Arrays& x) {
+            return convolved({x[0], x[1], Array({3})}, layout);
+          }),
+          .parameters = {1},
+          .reduction_length = 38}});
+}
+
+TEST(GridConv, of_no_tokens_is_empty) {
+  const SequenceLayout none = layout_of({0}, 4);
+  check({{.name = "grid_conv of no tokens",
+          .inputs = {Array({0, 2, 3}), normal_array({2, 2, 3, 3}, 223), normal_array({2}, 224)},
+          .function = one_result([none](auto x) { return grid_conv(x[0], x[1], x[2], on(x[0], none)); }),
+          .reference = one_array([](const Arrays& x) { return x[0]; }),
+          .parameters = {1, 2},
+          .is_empty = true}});
+}
+
+/// A sequence ends before the unused rows of a batch, and they get zeros and no gradient.
+TEST(GridConv, unused_capacity_is_zero) {
+  const SequenceLayout exact = layout_of({3, 4}, 8),
+                       roomy =
+                           make_layout(arrange_sequences({0, 3, 7}, {0, 1, 2, 0, 1, 2, 3}, {40, 41}, 8, 11));
+  for (const Device device : test_devices()) {
+    const Tensor x = leaf(tensor_of(normal_array({11, 2, 5}, 225), DType::float32, device)),
+                 weight = leaf(tensor_of(normal_array({3, 2, 3, 3}, 226), DType::float32, device)),
+                 bias = leaf(tensor_of(normal_array({3}, 227), DType::float32, device));
+    const Tensor y = grid_conv(x, weight, bias, on(x, roomy)),
+                 plain = grid_conv(slice(x.detach(), 0, 0, 7), weight, bias, on(x, exact));
+    EXPECT_EQ(slice(y.detach(), 0, 0, 7).to_vector<float>(), plain.to_vector<float>());
+    EXPECT_EQ(slice(y.detach(), 0, 7, 4).to_vector<float>(), std::vector<float>(60, 0));
+    backward(sum(y));
+    EXPECT_EQ(slice(gradient_of(x), 0, 7, 4).to_vector<float>(), std::vector<float>(40, 0));
+    EXPECT_EQ(gradient_of(bias).to_vector<float>(), std::vector<float>(3, 35));
+  }
+}
+
+TEST(GridConv, mistakes_are_named) {
+  const SequenceLayout layout = layout_of({2}, 4);
+  const Tensor x = zeros({2, 3, 4}, DType::float32), bias = zeros({5}, DType::float32);
+  for (const Shape& shape : {Shape{5, 2, 3, 3}, Shape{5, 3, 3, 2}, Shape{5, 3, 9}})
+    EXPECT_TRUE(mentions(thrown_error([&] { grid_conv(x, zeros(shape, DType::float32), bias, layout); }),
+                         "grid_conv: needs x [2, channels, columns] and weight [outputs, channels, 3, 3]"));
+  EXPECT_TRUE(mentions(thrown_error([&] {
+                         grid_conv(x, zeros({4, 3, 3, 3}, DType::float32), bias, layout);
+                       }),
+                       "grid_conv: the bias must be float32 [4]"));
+}
+
+}  // namespace
+}  // namespace tern::test
