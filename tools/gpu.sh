@@ -14,7 +14,7 @@ for part in $parts; do
       cmake --preset cuda -DTERN_BENCHMARKS=ON ${TERN_CMAKE_ARGUMENTS:-} >/dev/null
       cmake --build --preset cuda --parallel "$(nproc)"
       ;;
-    test) ctest --test-dir $build --label-regex ci --output-on-failure --parallel "$(($(nproc) / 2))" --timeout 600 ;;
+    test) ctest --test-dir $build --label-regex ci --no-tests=error --output-on-failure --parallel "$(($(nproc) / 2))" --timeout 600 ;;
     sanitize)
       # small cases: a kernel runs a hundred times slower under these tools
       filter='FeedForward.*:LayerNorm.*:ResidualDropoutNorm.*:TokenEmbedding.*:Softmax.*:BernoulliSample.equals*:DepthwiseConv.*:Reduce*:SparseAttention.absent*:SortedAttention.*:Landmarks.softmaxes*:Rotary.turns*:TokenMasking.*'

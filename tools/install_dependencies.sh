@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what tern needs to build and test, from the distribution's packages (Debian 12, Ubuntu 24.04).
-# Does nothing where all of it is there. Needs root or sudo otherwise.
+# Arguments name further packages. Does nothing where all of it is there. Needs root or sudo otherwise.
 set -euo pipefail
 
 packages=(g++ cmake ninja-build git python3 libyaml-cpp-dev libspdlog-dev libcli11-dev libgtest-dev libopenblas-dev
-          nlohmann-json3-dev libxxhash-dev libarchive-dev libpng-dev zlib1g-dev xz-utils)
+          nlohmann-json3-dev libxxhash-dev libarchive-dev libpng-dev zlib1g-dev xz-utils "$@")
 
 missing=()
 for package in "${packages[@]}"; do

@@ -55,9 +55,8 @@ CheckpointStatus verify_checkpoint(const std::filesystem::path& checkpoint);
 std::vector<CheckpointStatus> list_checkpoints(const std::filesystem::path& folder);
 
 /// Restores the newest complete checkpoint; up to three damaged newer ones are named in a warning and set aside
-/// as
-/// `<name>.corrupt`. Nothing if there is no checkpoint at all; Error(bad_data) naming each fault, with all left
-/// in place, if none that may be taken is complete.
+/// as `<name>.corrupt`. Nothing if there is no checkpoint at all; Error(bad_data) naming each fault, with all
+/// left in place, if none that may be taken is complete.
 std::optional<Progress> resume_newest(const std::filesystem::path& folder, Experiment& experiment);
 
 /// Renames the checkpoints after `step` to `<name>.abandoned`: a run that continues from an earlier one

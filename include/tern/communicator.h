@@ -1,5 +1,5 @@
-// Collectives between the processes of one run. One process is the case in which every collective is the
-// identity; nothing else in the project asks for the number of ranks.
+// Collectives between the processes of one run. So far there is one process, for which every collective is the
+// identity.
 #pragma once
 
 #include <memory>

@@ -13,14 +13,14 @@
 //       f("landmarks", landmarks, "rows kept for the approximation", at_least(1)).renamed_from("rows");
 //       f("dropout", dropout, "share of weights dropped in training", at_least(0) && below(1)).changeable();
 //       f("rounding", rounding, "how lengths become whole segments");
-//       f.require(landmarks % 2 == 0 || rounding == Rounding::down, "landmarks", "must be even unless rounding
-//       is down");
+//       f.require(landmarks % 2 == 0 || rounding == Rounding::down, "landmarks",
+//                 "must be even unless rounding is down");
 //     }
 //   };
 //
 //   ExperimentConfig experiment;
-//   config::load(experiment, "configs/lra/text.yaml", overrides);      // overrides:
-//   {"model.attention.kind=yoso", ...} std::cout << config::dump(experiment);
+//   config::load(experiment, "configs/lra/text.yaml", overrides);  // such as {"model.attention.kind=yoso"}
+//   std::cout << config::dump(experiment);
 //
 // A variable may be bool, int, std::int64_t, std::uint64_t, double, std::string, std::filesystem::path, an enum
 // with enum_names, a std::vector or std::optional of these, another record, or a Choice between records. Record
@@ -107,8 +107,9 @@ class Fields {
   template <class T>
   Field& operator()(std::string_view key, T& variable, std::string_view meaning, Constraint constraint = {});
 
-  /// Cross-field rule, asked after all fields of the record are read: "<section>.<key> <message>" is an error
-  /// if false. fields() also runs on records that nobody checked: the condition must be safe for any values.
+  /// Cross-field rule, asked after all fields of the record are read: "<section>.<key> <message>, got <value>"
+  /// is an error if false; the message names the other keys with their values. fields() also runs on records
+  /// that nobody checked: the condition must be safe for any values.
   void require(bool holds, std::string_view key, std::string_view message);
 
   struct Violation {
@@ -236,9 +237,8 @@ Section section_of(T& record) {
 }
 }  // namespace detail
 
-/// Reads `file` over the values that `record` holds, after the files that its `base:` names and before
-/// `overrides`
-/// ("a.b=c", typed by the record; the value is a YAML scalar or [list]).
+/// Reads `file` over the values that `record` holds, after the files that its `base:` names and before the
+/// `overrides` ("a.b=c", typed by the record; the value is a YAML scalar or [list]).
 ///
 /// Later sources win key by key; lists are replaced whole. Relative paths in values are taken from the folder
 /// of the file that sets them (overrides and defaults: from the working directory) and become absolute; empty

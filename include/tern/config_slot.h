@@ -24,6 +24,21 @@ struct EnumName {
   std::string_view name;
 };
 
+/// The name of an enum's value.
+template <class T>
+std::string_view name_of(T value) {
+  for (const auto& known : enum_names(value))
+    if (known.value == value) return known.name;
+  throw_error(ExitCode::internal, "enum_names lacks the value {}", static_cast<int>(value));
+}
+/// The value that has a name.
+template <class T>
+T value_of(std::string_view name) {
+  for (const auto& known : enum_names(T{}))
+    if (known.name == name) return known.value;
+  throw_error(ExitCode::internal, "enum_names lacks the name {}", name);
+}
+
 /// One value without its static type: integers as the 64-bit type of their sign, enums by name, paths as text.
 using Scalar = std::variant<bool, std::int64_t, std::uint64_t, double, std::string>;
 
@@ -59,11 +74,7 @@ Scalar to_scalar(const T& value) {
   } else if constexpr (std::is_same_v<T, std::filesystem::path>) {
     return value.string();
   } else if constexpr (std::is_enum_v<T>) {
-    for (const auto& entry : enum_names(value)) {
-      if (entry.value == value) return std::string(entry.name);
-    }
-    throw_error(ExitCode::internal, "config: an enum holds the value {} that enum_names lacks",
-                static_cast<int>(value));
+    return std::string(name_of(value));
   } else {
     return value;
   }
@@ -76,10 +87,7 @@ T from_scalar(const Scalar& scalar) {
   } else if constexpr (std::is_same_v<T, std::filesystem::path>) {
     return std::filesystem::path(std::get<std::string>(scalar));
   } else if constexpr (std::is_enum_v<T>) {
-    for (const auto& entry : enum_names(T{})) {
-      if (entry.name == std::get<std::string>(scalar)) return entry.value;
-    }
-    throw_error(ExitCode::internal, "config: enum_names lacks {}", std::get<std::string>(scalar));
+    return value_of<T>(std::get<std::string>(scalar));
   } else {
     return std::get<T>(scalar);
   }

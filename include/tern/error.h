@@ -38,7 +38,8 @@ enum class ExitCode : int {
   bad_config = 78,
 };
 
-/// The only exception type thrown by tern. what() holds the message and one "  in ..." line per context.
+/// The only exception type thrown by tern, besides std::bad_alloc, and std::filesystem::filesystem_error for
+/// paths that the system cannot follow. what() holds the message and one "  in ..." line per context.
 class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code), text_(message) {}

@@ -60,6 +60,8 @@ struct ExperimentConfig {
 /// The same with device and precision in place of "auto": a GPU and bfloat16 where there is one, else the CPU
 /// and float32. Throws Error(bad_config) for a precision that the device does not have.
 RunConfig resolved(RunConfig config);
+/// What a model computes in with a resolved precision.
+DType model_type(RunPrecision precision);
 /// Where a resolved configuration computes.
 Device device_of(const RunConfig& config);
 

@@ -8,8 +8,8 @@ namespace tern {
 
 struct LinearOptions {
   ActivationKind activation = ActivationKind::none;
-  double bound =
-      0;  ///< the weight starts as U(-bound, bound) and the bias as 0; 0: both as U(-1, 1) / sqrt(inputs)
+  /// The weight starts as U(-bound, bound) and the bias as 0; where this is 0, both as U(-1, 1) / sqrt(inputs).
+  double bound = 0;
   bool has_bias = true;
 };
 

@@ -30,10 +30,6 @@ struct SequenceLayout {
   /// captured graph. Attention, pooling and convolution give them zeros, and zero gradients.
   std::int64_t tokens() const { return position.size(0); }
   RowCoordinates token_rows() const { return {token_sample, position}; }
-  /// One row for each sequence.
-  RowCoordinates sequence_rows() const {
-    return {sample, zeros(sample.shape(), DType::int32, sample.device())};
-  }
 };
 
 /// The arrays of a layout in host memory.

@@ -75,7 +75,7 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   const Shape& strides() const { return strides_; }
   int rank() const { return shape_.rank(); }
-  /// Extent of `axis`; negative axes count from the end.
+  /// Extent of `axis`, which must exist; negative axes count from the end.
   std::int64_t size(int axis) const { return shape_[axis < 0 ? axis + rank() : axis]; }
   std::int64_t count() const { return shape_.count(); }
   DType dtype() const { return dtype_; }

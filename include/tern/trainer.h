@@ -21,6 +21,8 @@ struct TestScore {
   Score drop_last;  ///< without the last partial batch, as published protocols count
 };
 
+/// Where a run goes on: at its newest complete checkpoint, if it has one; nowhere (a folder with checkpoints is
+/// refused); or at the checkpoint that RunOptions names.
 enum class ResumeMode { newest, none, path };
 struct RunOptions {
   std::filesystem::path folder;  ///< run folder, made if need be

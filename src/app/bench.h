@@ -48,8 +48,8 @@ void add_place_options(CLI::App& command, PlaceOptions& options);
 struct Place {
   Device device;
   RunPrecision precision = RunPrecision::float32;  ///< not automatic
-  DType dtype() const { return precision == RunPrecision::bfloat16 ? DType::bfloat16 : DType::float32; }
-  std::string dtype_name() const;
+  DType dtype() const { return model_type(precision); }
+  std::string dtype_name() const { return std::string(name_of(precision)); }
   /// "the CPU, 8 threads", or the GPU's name.
   std::string text() const;
   std::string device_name() const { return device.type == DeviceType::cuda ? "cuda" : "cpu"; }

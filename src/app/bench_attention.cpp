@@ -29,12 +29,6 @@ struct Inputs {
   AttentionRows rows;
 };
 
-RowLaw law_of(const std::string& word) {
-  for (const auto& known : enum_names(RowLaw{}))
-    if (known.name == word) return known.value;
-  throw_error(ExitCode::internal, "bench: unknown input {}", word);
-}
-
 bool has_dropout(const Choice& attention) {
   Fields fields;
   attention.fields(fields);
@@ -104,8 +98,8 @@ const Inputs& provided(const AttentionOptions& options, const Place& place, cons
                        std::optional<Inputs>& kept) {
   if (kept && kept->shape == shape) return *kept;
   kept.reset();  // two sets need not fit
-  return kept.emplace(
-      Inputs{shape, attention_rows(law_of(options.input), shape, options.seed, place.dtype(), place.device)});
+  return kept.emplace(Inputs{shape, attention_rows(value_of<RowLaw>(options.input), shape, options.seed,
+                                                   place.dtype(), place.device)});
 }
 
 io::Json case_json(const AttentionOptions& options, const Place& place, const Variant& variant,

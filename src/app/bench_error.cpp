@@ -82,7 +82,7 @@ int bits_for(const ErrorOptions& options, std::int64_t length) {
 }
 
 Input drawn_input(const ErrorOptions& options, const Place& place, std::int64_t length) {
-  const RowLaw law = value_named(enum_names(RowLaw{}), options.input);
+  const RowLaw law = value_of<RowLaw>(options.input);
   const AttentionRows rows =
       attention_rows(law, {length, options.heads, options.head_width}, 0, place.dtype(), place.device);
   return {{unit_rows(rows.query), unit_rows(rows.key), contiguous(rows.value), rows.gradient,

@@ -55,12 +55,6 @@ RunDevice device_choice(const std::string& word) {
   return word == "cuda" ? RunDevice::cuda : word == "cpu" ? RunDevice::cpu : RunDevice::automatic;
 }
 
-RunPrecision precision_choice(const std::string& word) {
-  for (const auto& known : enum_names(RunPrecision{}))
-    if (known.name == word) return known.value;
-  throw_error(ExitCode::internal, "bench: unknown number type {}", word);
-}
-
 }  // namespace
 
 void add_variant_options(CLI::App& command, VariantOptions& options, const std::string& fallback) {
@@ -127,19 +121,13 @@ void add_repetition_options(CLI::App& command, Repetitions& repetitions) {
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   command.add_option("--seconds", repetitions.seconds, "time after which no further call of a case begins")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
 }
 
 void add_output_options(CLI::App& command, std::filesystem::path& plot, bool& as_json) {
   command.add_option("--plot", plot, "also write time against length to this SVG file");
   command.add_flag("--json", as_json, "print JSON Lines: the environment, then one line for each case");
-}
-
-std::string Place::dtype_name() const {
-  for (const auto& known : enum_names(precision))
-    if (known.value == precision) return std::string(known.name);
-  throw_error(ExitCode::internal, "bench: unknown number type");
 }
 
 std::string Place::text() const {
@@ -155,7 +143,7 @@ Place prepared_place(const PlaceOptions& options) {
   run.device = resolved(run).device;
   require(run.device != RunDevice::cuda || cuda_devices() > 0,
           "--device: cuda needs a GPU: {}; choose --device cpu", cuda_description());
-  run.precision = precision_choice(options.dtype);
+  run.precision = value_of<RunPrecision>(options.dtype);
   require(run.device == RunDevice::cuda || run.precision == RunPrecision::automatic ||
               run.precision == RunPrecision::float32,
           "--dtype: must be float32 on the CPU, got {}; leave it out", options.dtype);

@@ -1,10 +1,10 @@
 // Times and memory of repeated work on one device.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 
 #include "app/bench.h"
+#include "base/clock.h"
 #include "base/cuda_graph.h"
 #include "base/cuda_memory.h"
 #include "base/cuda_path.h"
@@ -14,11 +14,6 @@
 
 namespace tern::app {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double milliseconds_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 /// Gives the memory of captured graphs back, so that the next case finds all of it.
 struct ArenaReturn {
@@ -36,7 +31,7 @@ struct ArenaReturn {
 };
 
 /// A call that takes longer is not repeated to warm up, and the host need not run ahead of it.
-constexpr double long_milliseconds = 1000;
+constexpr double long_seconds = 1;
 
 /// One call after another. With `is_ahead` the host enqueues a call while the one before runs, so that no pause
 /// stands between them.
@@ -47,7 +42,7 @@ std::vector<double> device_milliseconds(Device device, const Repetitions& repeti
   events.front().record(device.index);
   for (int i = 0; i < repetitions.most; ++i) {
     if (const int awaited = is_ahead ? i - 1 : i; awaited > 0) events[static_cast<std::size_t>(awaited)].wait();
-    if (i > 0 && milliseconds_since(start) > 1000 * repetitions.seconds) break;
+    if (i > 0 && seconds_since(start) > repetitions.seconds) break;
     call();
     events.emplace_back().record(device.index);
   }
@@ -62,10 +57,10 @@ std::vector<double> host_milliseconds(const Repetitions& repetitions, const std:
   std::vector<double> milliseconds;
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i < repetitions.most; ++i) {
-    if (i > 0 && milliseconds_since(begin) > 1000 * repetitions.seconds) break;
+    if (i > 0 && seconds_since(begin) > repetitions.seconds) break;
     const Clock::time_point start = Clock::now();
     call();
-    milliseconds.push_back(milliseconds_since(start));
+    milliseconds.push_back(1000 * seconds_since(start));
   }
   return milliseconds;
 }
@@ -98,7 +93,7 @@ Timing time_calls(Device device, const Repetitions& repetitions, const std::func
   const Clock::time_point start = Clock::now();
   call();
   synchronize(device);
-  const bool is_long = milliseconds_since(start) > long_milliseconds;
+  const bool is_long = seconds_since(start) > long_seconds;
   timing.peak_bytes = peak_bytes(device) - before;
   if (repetitions.most == 0) return timing;
   for (int i = 0; is_gpu && !is_long && i < 2; ++i) call();  // the first of them is captured

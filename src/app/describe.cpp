@@ -23,11 +23,17 @@ io::Json parameters_json(const ParameterStore& store) {
   return rows;
 }
 
-io::Json cost_json(const Experiment& experiment, std::int64_t length) {
+/// Type of the rows where the run would compute.
+DType row_type(const RunConfig& run) {
+  const bool is_open = run.precision == RunPrecision::automatic;
+  return model_type(is_open ? resolved(run).precision : run.precision);
+}
+
+io::Json cost_json(const Experiment& experiment, std::int64_t length, DType dtype) {
   const TrainingConfig& training = experiment.config.training;
   const auto cost = [&](std::int64_t examples) {
-    return estimate_cost(experiment.config.model, experiment.task.interface, experiment.store.count(), examples,
-                         length);
+    return estimate_cost(experiment.config.model, experiment.task.interface, experiment.store.count(),
+                         {examples, length, dtype});
   };
   return {{"length", length},
           {"forward_operations", cost(1).forward_operations},
@@ -44,7 +50,7 @@ void print_parameters(const ParameterStore& store) {
   print("\n" + table_text(rows));
 }
 
-void print_costs(const io::Json& costs, const TrainingConfig& training) {
+void print_costs(const io::Json& costs, const TrainingConfig& training, DType dtype) {
   std::vector<Row> rows{{"length", "forward FLOP", "forward + backward", "step", "step memory"}};
   for (const io::Json& cost : costs)
     rows.push_back({thousands_text(cost["length"].get<std::int64_t>()),
@@ -52,8 +58,9 @@ void print_costs(const io::Json& costs, const TrainingConfig& training) {
                     quantity_text(cost["training_operations"].get<double>()),
                     quantity_text(cost["step_operations"].get<double>()),
                     bytes_text(cost["step_bytes"].get<double>())});
-  print(format_text("\nestimates by length: one example, and a step of {} in {} part(s)\n", training.batch_size,
-                    training.accumulate) +
+  const std::string parts = training.accumulate > 1 ? format_text(" in {} parts", training.accumulate) : "";
+  print(format_text("\nestimates by length: one example, and a step of {}{} in {}\n", training.batch_size,
+                    parts, dtype) +
         table_text(rows));
 }
 
@@ -63,8 +70,9 @@ void describe(const DescribeOptions& options) {
   here.run.device = RunDevice::cpu;
   here.run.precision = RunPrecision::float32;
   const Experiment experiment(here);
+  const DType dtype = row_type(config.run);
   io::Json costs = io::Json::array();
-  for (const std::int64_t length : options.lengths) costs.push_back(cost_json(experiment, length));
+  for (const std::int64_t length : options.lengths) costs.push_back(cost_json(experiment, length, dtype));
   if (options.as_json)
     return print_json({{"task", config.task.kind()},
                        {"objective", config.objective.kind()},
@@ -72,10 +80,11 @@ void describe(const DescribeOptions& options) {
                        {"config", config::dump(config)},
                        {"parameters", parameters_json(experiment.store)},
                        {"parameter_count", experiment.store.count()},
+                       {"dtype", to_text(dtype)},
                        {"costs", costs}});
   print(config::dump(config));
   print_parameters(experiment.store);
-  print_costs(costs, config.training);
+  print_costs(costs, config.training, dtype);
 }
 
 }  // namespace
@@ -90,7 +99,7 @@ void add_describe_command(CLI::App& app) {
   add_experiment_options(*command, options->experiment);
   command->add_option("--lengths", options->lengths, "sequence lengths in tokens, separated by commas")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
       ->capture_default_str();
   command->add_flag("--json", options->as_json, "print JSON");
   command->callback([options] { describe(*options); });

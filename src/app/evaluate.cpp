@@ -4,6 +4,7 @@
 #include "app/commands.h"
 #include "app/experiment_options.h"
 #include "app/output.h"
+#include "app/run_config.h"
 #include "data/record_file.h"
 #include "tasks/prepared_data.h"
 #include "tasks/task_file.h"
@@ -102,10 +103,11 @@ void print_result(const ChosenCheckpoint& chosen, const fs::path& records, const
   const bool has_accuracy = experiment.objective->has_accuracy();
   if (has_accuracy) rows.push_back({"accuracy", text_of(&Score::accuracy, percent_text)});
   rows.push_back({"loss", text_of(&Score::loss, number_text)});
-  if (has_accuracy) {
+  if (has_accuracy && scores.front().drop_last.examples > 0) {
     const auto accuracy = [](const TestScore& score) { return score.drop_last.accuracy; };
     rows.push_back({"accuracy, drop last", spread_text(scores, accuracy, percent_text)});
-  } else {
+  }
+  if (!has_accuracy) {
     rows.push_back({"pearson", text_of(&Score::pearson, number_text)});
     rows.push_back({"spearman", text_of(&Score::spearman, number_text)});
   }
@@ -114,15 +116,14 @@ void print_result(const ChosenCheckpoint& chosen, const fs::path& records, const
 
 void evaluate_run(const EvaluateOptions& options) {
   const ChosenCheckpoint chosen = choose_checkpoint(options.source);
-  ExperimentConfig config;
-  config::load(config, run_folder_of(options.source) / "config.resolved.yaml", options.overrides);
+  const fs::path run = run_folder_of(options.source);
+  ExperimentConfig config = load_run_config(run, options.overrides, {"task", "objective"});
   if (options.seed) config.run.seed = *options.seed;
   set_threads(static_cast<int>(config.run.threads));
   Experiment experiment(config);
-  load_parameters(fs::is_directory(chosen.path) ? chosen.path / "model.safetensors" : chosen.path,
-                  experiment.store);
+  load_parameters(chosen.parameters(), experiment.store);
   Task task = experiment.task;
-  if (const fs::path run = run_folder_of(options.source); fs::exists(run / tasks::task_file_name))
+  if (fs::exists(run / tasks::task_file_name))
     task.class_names = tasks::read_task(run).class_names;  // what it learned, whatever the data hold by now
   const fs::path records = records_of(options, task);
   std::vector<TestScore> scores;

@@ -1,4 +1,4 @@
-// tern list attention|tasks|devices|schedules
+// tern list attention|tasks|objectives|schedules|devices
 #include <thread>
 
 #include "app/commands.h"
@@ -6,6 +6,7 @@
 #include "config/scalar.h"
 #include "tern/attention.h"
 #include "tern/device.h"
+#include "tern/objective.h"
 #include "tern/optimizer.h"
 #include "tern/task.h"
 
@@ -108,9 +109,11 @@ void add_list_command(CLI::App& app) {
   list->require_subcommand(1);
   add_list(*list, "attention", "attention mechanisms: model.attention.kind", "model.attention", attention_json);
   add_list(*list, "tasks", "tasks: task.kind", "task", [] { return choices_json(task_choices()); });
-  add_list(*list, "devices", "devices that this machine offers: run.device", "", devices_json);
+  add_list(*list, "objectives", "what training minimises: objective.kind", "objective",
+           [] { return choices_json(objective_choices()); });
   add_list(*list, "schedules", "learning-rate schedules: schedule.kind", "schedule",
            [] { return choices_json(schedule_choices()); });
+  add_list(*list, "devices", "devices that this machine offers: run.device", "", devices_json);
 }
 
 }  // namespace tern::app

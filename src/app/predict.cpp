@@ -6,6 +6,7 @@
 
 #include "app/commands.h"
 #include "app/output.h"
+#include "app/run_config.h"
 #include "app/score_writer.h"
 #include "app/table_options.h"
 #include "data/loader.h"
@@ -41,13 +42,11 @@ struct Predictor {
 Predictor load_predictor(const PredictOptions& options) {
   const ChosenCheckpoint chosen = choose_checkpoint(options.source);
   const fs::path run = run_folder_of(options.source);
-  ExperimentConfig config;
-  config::load(config, run / "config.resolved.yaml", options.overrides);
+  const ExperimentConfig config = load_run_config(run, options.overrides, {});  // task.json has the task
   set_threads(static_cast<int>(config.run.threads));
   Predictor predictor;
   predictor.experiment = std::make_unique<Experiment>(config, tasks::read_task(run));
-  load_parameters(fs::is_directory(chosen.path) ? chosen.path / "model.safetensors" : chosen.path,
-                  predictor.experiment->store);
+  load_parameters(chosen.parameters(), predictor.experiment->store);
   predictor.experiment->state.set_step(static_cast<std::uint32_t>(chosen.step));  // as evaluation does
   const TrainingConfig& training = predictor.experiment->config.training;
   predictor.batch_size =
@@ -183,11 +182,11 @@ void add_predict_command(CLI::App& app) {
   };
   add("source", options->source, "run folder (its best checkpoint on dev), checkpoint, or .safetensors file")
       ->required();
-  CLI::Option_group* inputs = command->add_option_group("input");
-  inputs->add_option("--input", options->input, "table of texts: TSV or JSON Lines (.jsonl); - is stdin");
-  CLI::Option* records = inputs->add_option("--records", options->records,
-                                            "prepared data, whose labels are written beside the scores");
-  inputs->require_option(1);
+  CLI::Option* input = add("--input", options->input,
+                           "table of texts: TSV or JSON Lines (.jsonl); - is stdin; or else --records");
+  CLI::Option* records =
+      add("--records", options->records, "prepared data, whose labels are written beside the scores")
+          ->excludes(input);
   add("--out", options->out, "file for the scores, TSV if it ends in .tsv (default: JSON Lines on stdout)");
   add("--text", options->text, "column of the text (default: as in the training table)")->excludes(records);
   add("--second", options->second, "column of a pair's second text (default: as in the training table)")
@@ -204,11 +203,14 @@ void add_predict_command(CLI::App& app) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
   add("--allow-bad", options->allowed_bad, "rows that may be malformed: they have no scores")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->excludes(records);
   command->add_flag("--force", options->force, "replace the file at --out");
   add("--set", options->overrides, "override one key: run.device=cpu (repeatable)")->allow_extra_args(false);
-  command->callback([options] { predict_rows(*options); });
+  command->callback([options, input, records] {
+    if (input->empty() && records->empty()) throw CLI::RequiredError("--input or --records");
+    predict_rows(*options);
+  });
 }
 
 }  // namespace tern::app

@@ -1,8 +1,8 @@
 #include "app/prepare.h"
 
-#include <chrono>
-
+#include "app/commands.h"
 #include "app/output.h"
+#include "base/clock.h"
 #include "tern/error.h"
 
 namespace tern::app {
@@ -55,13 +55,13 @@ CLI::Option* add_bad_option(CLI::App& command, tasks::PreparationOptions& option
       .add_option("--allow-bad", options.allowed_bad,
                   "damaged items that may be left out; they are named on stderr and in manifest.json")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative);
 }
 
 void prepare_data(const tasks::PreparationOptions& options, const data::RecordHeader& header,
                   const std::vector<io::SourceFingerprint>& sources,
                   const std::function<std::string(tasks::Preparation&)>& make) {
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   tasks::Preparation preparation(options, header, sources);
   if (preparation.is_complete()) {
     print(format_text("{}: the same data are there already, verified; nothing to do\n", options.folder));
@@ -74,9 +74,8 @@ void prepare_data(const tasks::PreparationOptions& options, const data::RecordHe
   std::int64_t records = 0;
   for (const std::string_view split : tasks::split_names)
     records += data::RecordFile(tasks::split_file(options.folder, split)).count();
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   print(format_text("{}: {} records from {} in {} s\n", options.folder, records, made_from,
-                    fixed_text(seconds.count(), 1)));
+                    fixed_text(seconds_since(start), 1)));
   if (!preparation.skipped().empty())
     print(format_text("{} damaged items were left out; {} names them\n", preparation.skipped().size(),
                       options.folder / "manifest.json"));

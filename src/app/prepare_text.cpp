@@ -1,4 +1,5 @@
 // tern data prepare text
+#include "app/commands.h"
 #include "app/experiment_options.h"
 #include "app/prepare.h"
 #include "tasks/text_source.h"
@@ -26,7 +27,7 @@ void add_prepare_text(CLI::App& prepare) {
       ->add_option("--dev", options->text.held_out,
                    "training records held out as the dev split; 0: dev is the test split, as published")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative);
   command->add_option("--seed", options->text.seed, "seed of the order, which decides what is held out")
       ->capture_default_str()
       ->check(check_seed);

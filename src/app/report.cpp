@@ -48,7 +48,7 @@ void write(const ReportOptions& options) {
                 options.paths.front());
   if (!options.ledger.empty()) {
     const int added = report::add_to_ledger(options.ledger, found.runs);
-    return print(format_text("{}: {} result(s), {} of them new\n", options.ledger, found.runs.size(), added));
+    return print(format_text("{}: {} results, {} of them new\n", options.ledger, found.runs.size(), added));
   }
   const report::Report report = report::gather(found);
   if (!options.page.empty()) return keep_page(report, options);

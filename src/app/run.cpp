@@ -1,5 +1,6 @@
 // The program around the commands: global options, help, and what becomes of errors.
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <map>
 #include <new>
@@ -78,7 +79,7 @@ std::string full_name(const CLI::App& app) {
 std::vector<std::string> subcommand_names(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
-    names.push_back(sub->get_name());
+    if (!sub->get_name().empty()) names.push_back(sub->get_name());  // groups of options have none
   return names;
 }
 
@@ -146,6 +147,10 @@ int run(const std::vector<std::string>& arguments) {
     return parse_and_execute(app, arguments);
   } catch (const Error& error) {
     return complain(error.what(), error.code());
+  } catch (const std::filesystem::filesystem_error& error) {  // what the standard library asks of a path
+    return complain(format_text("{}: must be a path that can be used, got: {}; check it and its permissions",
+                                error.path1(), error.code().message()),
+                    ExitCode::io_error);
   } catch (const std::bad_alloc&) {
     return complain("out of memory; lower training.batch_size and raise training.accumulate by the same factor",
                     ExitCode::failed);

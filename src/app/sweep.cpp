@@ -36,7 +36,7 @@ void print_plan(const std::vector<PlannedRun>& runs, const std::vector<SweepSlot
     if (run.is_chosen)
       rows.push_back({run.name, run.config.task.kind(), run.config.model.attention.kind(),
                       std::to_string(run.seed), thousands_text(run.config.training.steps),
-                      state_name(run.state)});
+                      std::string(name_of(run.state))});
   print(table_text(rows));
   const std::size_t chosen = rows.size() - 1, others = runs.size() - chosen;
   print(format_text("{} runs, {} at a time, first on {}{}\n", chosen, slots.size(), slots.front().device,

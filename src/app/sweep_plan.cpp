@@ -110,12 +110,6 @@ void SweepConfig::fields(Fields& f) {
   f("exclude", exclude, "patterns of names of runs that are left out, such as listops-softmax-*");
 }
 
-std::string state_name(RunState state) {
-  for (const auto& known : enum_names(state))
-    if (known.value == state) return std::string(known.name);
-  throw_error(ExitCode::internal, "sweep: unknown state");
-}
-
 std::vector<PlannedRun> plan_sweep(const SweepOptions& options) {
   SweepConfig sweep;
   config::load(sweep, options.file);

@@ -23,7 +23,6 @@ constexpr auto enum_names(RunState) {
                     EnumName{RunState::done, "done"},     EnumName{RunState::running, "running"},
                     EnumName{RunState::failed, "failed"}, EnumName{RunState::interrupted, "interrupted"}};
 }
-std::string state_name(RunState state);
 
 struct PlannedRun {
   std::string name;  ///< "<task file>-<mechanism file>-seed<seed>", and that of its folder

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "app/output.h"
+#include "base/clock.h"
 #include "io/atomic_file.h"
 #include "io/json.h"
 #include "tern/build_info.h"
@@ -17,14 +18,11 @@ namespace tern::app {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
 
 constexpr auto poll_interval = std::chrono::milliseconds(50);
 constexpr auto progress_interval = std::chrono::seconds(60);
 constexpr std::int64_t log_cap = 64 << 20, result_cap = 4 << 20;
 constexpr std::streamoff tail_bytes = 4096;
-
-double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
 /// The words of a comma-separated list.
 std::vector<std::string> listed(const std::string& text) {
@@ -74,7 +72,8 @@ struct SweepRunner::Entry {
     const fs::path file = run.folder / "result.json";
     if (run.state != RunState::done || !fs::exists(file)) return "-";
     const io::Json result = io::parse_json(io::read_file(file, result_cap), file.string());
-    const bool is_there = result.contains("test") && result["test"].contains("accuracy");
+    const bool is_there = result.contains("test") && result["test"].contains("accuracy") &&
+                          result["test"]["accuracy"].is_number();
     return is_there ? percent_text(result["test"]["accuracy"].get<double>()) : "-";
   }
 };
@@ -151,7 +150,7 @@ void SweepRunner::finish(Entry& entry, int code) {
                          fixed_text(entry.seconds, 1));
   entry.error = last_message(log_from(entry.log(), entry.log_begin));
   if (entry.error.empty()) entry.error = format_text("ended without a message; see {}", entry.log());
-  logging::warning("sweep", "{}: {} (exit code {}): {}", entry.run.name, state_name(entry.run.state), code,
+  logging::warning("sweep", "{}: {} (exit code {}): {}", entry.run.name, name_of(entry.run.state), code,
                    entry.error);
 }
 
@@ -231,7 +230,7 @@ std::vector<std::vector<std::string>> SweepRunner::rows() const {
   std::vector<Row> rows{{"run", "state", "test accuracy", "seconds", "error"}};
   for (const Entry& entry : entries_)
     if (entry.run.is_chosen)
-      rows.push_back({entry.run.name, state_name(entry.run.state), entry.accuracy(),
+      rows.push_back({entry.run.name, std::string(name_of(entry.run.state)), entry.accuracy(),
                       entry.was_tried ? fixed_text(entry.seconds, 1) : "-", entry.error.substr(0, 100)});
   return rows;
 }
@@ -243,7 +242,7 @@ void SweepRunner::write_state() const {
                     {"task", entry.run.task},
                     {"mechanism", entry.run.mechanism},
                     {"seed", entry.run.seed},
-                    {"state", state_name(entry.run.state)},
+                    {"state", std::string(name_of(entry.run.state))},
                     {"device", entry.device},
                     {"exit_code", entry.code},
                     {"error", entry.error},

@@ -28,12 +28,6 @@ std::string device_text(Device device) {
   return device.type == DeviceType::cuda ? cuda_description() : format_text("the CPU, {} threads", threads());
 }
 
-std::string_view precision_text(RunPrecision precision) {
-  for (const auto& known : enum_names(precision))
-    if (known.value == precision) return known.name;
-  throw_error(ExitCode::internal, "train: unknown precision");
-}
-
 void print_percent(const char* label, double share) { std::printf("%-28s %6.2f %%\n", label, 100 * share); }
 void print_number(const char* label, double number) { std::printf("%-28s %8.4f\n", label, number); }
 
@@ -43,7 +37,8 @@ void print_scores(const RunResult& result, const Objective& objective) {
     print_percent("dev accuracy (best)", result.progress.best_accuracy);
     print_percent("test accuracy", test.accuracy);
     if (result.test_majority) print_percent("test majority class", *result.test_majority);
-    print_percent("test accuracy, drop last", result.test.drop_last.accuracy);
+    if (result.test.drop_last.examples > 0)
+      print_percent("test accuracy, drop last", result.test.drop_last.accuracy);
   }
   if (objective.selection() == Selection::accuracy) return;
   print_number("dev loss (best)", result.progress.best_loss);
@@ -87,7 +82,7 @@ void train(const TrainOptions& options) {
     run.resume = ResumeMode::path, run.checkpoint = options.resume;
   Experiment experiment(config);
   logging::info("train", "{} parameters, attention {}, {} on {}, run folder {}", experiment.store.count(),
-                config.model.attention.kind(), precision_text(experiment.config.run.precision),
+                config.model.attention.kind(), name_of(experiment.config.run.precision),
                 device_text(experiment.device()), run.folder);
   tell_low_peak(experiment);
   const std::unique_ptr<Communicator> communicator = solo_communicator();

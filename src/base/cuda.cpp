@@ -155,7 +155,7 @@ namespace {
 
 struct PathReports {
   std::mutex mutex;
-  std::set<std::tuple<std::string, int, std::string>> logged;
+  std::set<std::tuple<std::string, int, std::string, std::string>> logged;
   std::vector<std::string> recent;
 };
 PathReports& path_reports() {
@@ -165,14 +165,14 @@ PathReports& path_reports() {
 
 }  // namespace
 
-void log_path(const char* function, int width, const char* path) {
+void log_path(const char* function, int width, const char* path, const char* type) {
   PathReports& reports = path_reports();
   const std::scoped_lock lock(reports.mutex);
   const std::string text = std::string(function) + ": " + path;
   if (std::find(reports.recent.begin(), reports.recent.end(), text) == reports.recent.end())
     reports.recent.push_back(text);
-  if (reports.logged.emplace(function, width, path).second)
-    logging::info("cuda", "{} of width {} in bfloat16 runs on {}", function, width, path);
+  if (reports.logged.emplace(function, width, path, type).second)
+    logging::info("cuda", "{} of width {} in {} runs on {}", function, width, type, path);
 }
 
 std::vector<std::string> take_reported_paths() {

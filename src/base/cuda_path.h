@@ -6,9 +6,9 @@
 
 namespace tern {
 
-/// Logs that `function` on bfloat16 heads of `width` columns runs on `path`, once for each combination in this
-/// process.
-void log_path(const char* function, int width, const char* path);
+/// Logs that `function` on heads of `width` columns of type `type` runs on `path`, once for each combination in
+/// this process.
+void log_path(const char* function, int width, const char* path, const char* type = "bfloat16");
 /// What log_path() was told since the last call, as "function: path", each combination once; empty without
 /// CUDA.
 std::vector<std::string> take_reported_paths();

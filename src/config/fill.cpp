@@ -50,9 +50,18 @@ class Filler {
       for (const Node* layer : layers) {
         if (const Node* found = layer->find(violation.key)) value = found;
       }
-      problems_.add(value != nullptr ? value->place : section_place(layers),
-                    dotted(prefix, violation.key) + " " + violation.message);
+      problems_.add(
+          value != nullptr ? value->place : section_place(layers),
+          dotted(prefix, violation.key) + " " + violation.message + given_text(filled, violation.key));
     }
+  }
+
+  /// ", got 3": what stands in the record, given or default.
+  static std::string given_text(Fields& fields, std::string_view key) {
+    for (Field& field : fields.list())
+      if (auto* slot = std::get_if<Slot>(&field.target); slot != nullptr && field.key == key)
+        return ", got " + yaml_text(*slot, slot->get());
+    return "";
   }
 
   Layers maps_of(const Layers& given, const std::string& prefix) {

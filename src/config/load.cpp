@@ -19,9 +19,9 @@ constexpr std::size_t max_base_depth = 8, max_files = 64, max_bytes_read = (std:
 std::string read_file(const std::filesystem::path& file, const std::string& where) {
   std::error_code error;
   const auto status = std::filesystem::status(file, error);
-  if (!std::filesystem::exists(status)) {
+  if (status.type() == std::filesystem::file_type::not_found)
     throw_error(ExitCode::missing_input, "{}there is no file {}", where, file);
-  }
+  if (error) throw_error(ExitCode::missing_input, "{}{} cannot be opened: {}", where, file, error.message());
   if (std::filesystem::is_directory(status)) {
     throw_error(ExitCode::missing_input, "{}{} is a folder; name a YAML file", where, file);
   }
@@ -35,13 +35,20 @@ std::string read_file(const std::filesystem::path& file, const std::string& wher
   return text;
 }
 
+/// The file without links; as it is named where that cannot be told, as of a pipe or where links form a circle.
+std::filesystem::path place_of(const std::filesystem::path& file) {
+  std::error_code failure;
+  const auto place = std::filesystem::weakly_canonical(file, failure);
+  return failure ? file : place;
+}
+
 class Reader {
  public:
   explicit Reader(Problems& problems) : problems_(problems) {}
 
   void add_file(const std::filesystem::path& file, const std::string& where) {
     const std::string text = read_file(file, where);
-    chain_.push_back(std::filesystem::weakly_canonical(file));
+    chain_.push_back(place_of(file));
     chain_names_.push_back(file.string());
     add_text(text, file);
     chain_.pop_back();
@@ -98,7 +105,7 @@ class Reader {
   }
 
   bool is_allowed(const Node& name, const std::filesystem::path& file) {
-    const auto target = std::filesystem::weakly_canonical(file);
+    const auto target = place_of(file);
     const auto earlier = std::ranges::find(chain_, target);
     if (earlier != chain_.end()) {
       std::string chain;

@@ -18,9 +18,8 @@ static_assert(std::endian::native == std::endian::little, "record files are litt
 
 [[noreturn]] void damaged(const std::filesystem::path& path, std::string_view section,
                           std::string_view reason) {
-  throw_error(ExitCode::bad_data,
-              "{}: the {} section is damaged: {}; make the file again with `tern data prepare ... --force`",
-              path, section, reason);
+  throw_error(ExitCode::bad_data, "{}: the {} section is damaged: {}; {}", path, section, reason,
+              prepare_again);
 }
 
 template <class T>
@@ -43,9 +42,8 @@ void RecordFile::read_front() {
   std::memcpy(&start, file.data(), sizeof start);
   if (start.magic != record_magic) damaged(path(), "front", "it does not begin as a record file");
   if (start.version != record_version) {
-    throw_error(ExitCode::bad_data,
-                "{}: must have format version {}, got {}; make it again with `tern data prepare`", path(),
-                record_version, start.version);
+    throw_error(ExitCode::bad_data, "{}: must have format version {}, got {}; {}", path(), record_version,
+                start.version, prepare_again);
   }
   if (start.header_bytes > record_header_cap || sizeof start + start.header_bytes > file.size()) {
     damaged(path(), "front", format_text("a header of {} bytes does not fit", start.header_bytes));

@@ -104,7 +104,9 @@ RecordHeader parse_header(std::string_view text, const std::filesystem::path& pa
   RecordHeader header;
   header.task = io::json_string(json, "task", where);
   header.split = io::json_string(json, "split", where);
-  header.options = io::dump_json(io::json_member(json, "options", where));
+  const io::Json& options = io::json_member(json, "options", where);
+  if (!options.is_object()) throw_error(ExitCode::bad_data, "{}: options must be a JSON object", where);
+  header.options = io::dump_json(options);
   header.seed = io::json_unsigned(json, "seed", where);
   header.vocabulary = io::json_integer(json, "vocabulary", where);
   header.classes = io::json_integer(json, "classes", where);

@@ -97,6 +97,8 @@ std::string_view remedy(int code) {
     case ENOSPC:
     case EDQUOT:
       return "free disk space or choose another folder";
+    case EFBIG:
+      return "raise the limit on the size of files (ulimit -f) or choose another file system";
     case EACCES:
     case EPERM:
     case EROFS:

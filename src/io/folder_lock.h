@@ -15,7 +15,11 @@ class FolderLock {
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
+  /// Error(io_error) if the folder, or the file in it, was removed or replaced since: others may write there.
+  void require_held() const;
+
  private:
+  std::filesystem::path file_;
   int descriptor_ = -1;
 };
 

@@ -1,5 +1,6 @@
 #include "io/json.h"
 
+#include <algorithm>
 #include <iterator>
 #include <unordered_set>
 #include <vector>
@@ -184,9 +185,22 @@ double json_number(const Json& object, std::string_view key, std::string_view wh
       .get<double>();
 }
 
+bool json_boolean(const Json& object, std::string_view key, std::string_view where) {
+  return typed_member(object, key, where, "true or false", [](const Json& value) { return value.is_boolean(); })
+      .get<bool>();
+}
+
 std::string json_string(const Json& object, std::string_view key, std::string_view where) {
   return typed_member(object, key, where, "a string", [](const Json& value) { return value.is_string(); })
       .get<std::string>();
+}
+
+std::vector<std::string> json_strings(const Json& object, std::string_view key, std::string_view where) {
+  const auto are_strings = [](const Json& value) {
+    return value.is_array() &&
+           std::all_of(value.begin(), value.end(), [](const Json& item) { return item.is_string(); });
+  };
+  return typed_member(object, key, where, "a list of strings", are_strings).get<std::vector<std::string>>();
 }
 
 }  // namespace tern::io

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -32,6 +33,8 @@ const Json& json_member(const Json& object, std::string_view key, std::string_vi
 std::int64_t json_integer(const Json& object, std::string_view key, std::string_view where);
 std::uint64_t json_unsigned(const Json& object, std::string_view key, std::string_view where);
 double json_number(const Json& object, std::string_view key, std::string_view where);
+bool json_boolean(const Json& object, std::string_view key, std::string_view where);
 std::string json_string(const Json& object, std::string_view key, std::string_view where);
+std::vector<std::string> json_strings(const Json& object, std::string_view key, std::string_view where);
 
 }  // namespace tern::io

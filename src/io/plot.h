@@ -21,8 +21,8 @@ struct Plot {
 
 /// The chart with axes, grid, legend, and lines that differ in colour, dashes and marks. Logarithmic axes are
 /// marked at powers of two where all values are such, else at decades and, if those are few, at 2 and 5 between
-/// them; linear axes of values >= 0 begin at 0. A point that has no place (not finite, or not positive on a
-/// logarithmic axis) is left out and interrupts its line. Texts are UTF-8.
+/// them; linear axes of values >= 0 begin at 0. A point that has no place (not finite, not positive on a
+/// logarithmic axis, or beyond 1e100) is left out and interrupts its line. Texts are UTF-8.
 std::string svg(const Plot& plot);
 
 }  // namespace tern::io

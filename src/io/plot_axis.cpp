@@ -9,6 +9,8 @@ namespace tern::io {
 namespace {
 
 constexpr int most_ticks = 10;
+/// Beyond these no step between ticks can be counted on.
+constexpr double largest = 1e100, smallest = 1e-100, least_resolution = 1e-9;
 
 bool is_power_of_two(double value) {
   int exponent = 0;
@@ -55,7 +57,8 @@ Axis axis_of_decades(double low, double high) {
 
 Axis linear_axis(double low, double high) {
   if (low >= 0) low = 0;
-  if (low == high) high = low + 1;
+  if (high - low < smallest) high = low + 1;
+  high = std::max(high, low + least_resolution * std::abs(low));  // else low + step may be low itself
   const double step = round_number(round_index_below((high - low) / 5));
   const double first = std::floor(low / step), last = std::ceil(high / step);
   Axis axis{false, first * step, last * step, {}};
@@ -66,7 +69,9 @@ Axis linear_axis(double low, double high) {
 
 }  // namespace
 
-bool Axis::has_place_for(double value) const { return std::isfinite(value) && (!is_log || value > 0); }
+bool Axis::has_place_for(double value) const {
+  return std::abs(value) <= largest && (!is_log || value >= smallest);
+}
 
 double Axis::place(double value) const {
   return is_log ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);

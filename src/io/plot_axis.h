@@ -12,7 +12,8 @@ struct Axis {
   double low = 0, high = 1;   ///< low < high; positive on a logarithmic axis
   std::vector<double> ticks;  ///< rising, inside [low, high]
 
-  /// Whether `value` can be drawn.
+  /// Whether `value` can be drawn: it is at most 1e100 on either side of 0, and on a logarithmic axis from
+  /// 1e-100 on.
   bool has_place_for(double value) const;
   /// 0 at low, 1 at high.
   double place(double value) const;

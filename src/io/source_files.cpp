@@ -18,7 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t buffer_bytes = std::size_t{1} << 18;
-constexpr std::array<std::string_view, 4> compressed_endings{".gz", ".xz", ".bz2", ".zst"};
 
 class PlainFile : public Container {
  public:
@@ -71,13 +70,6 @@ std::unique_ptr<Container> open_container(const fs::path& path) {
   return file;
 }
 
-std::string without_ending(std::string name) {
-  for (const std::string_view ending : compressed_endings)
-    if (name.size() > ending.size() && name.ends_with(ending))
-      return name.substr(0, name.size() - ending.size());
-  return name;
-}
-
 /// "data/" and "data" are both called data.
 fs::path last_part(const fs::path& path) {
   return path.has_filename() ? path.filename() : path.parent_path().filename();
@@ -93,7 +85,7 @@ std::vector<FolderFile> files_below(const fs::path& folder, const NameFilter& wa
   std::error_code failure;
   fs::recursive_directory_iterator entry(folder, failure);
   for (const fs::recursive_directory_iterator end; !failure && entry != end; entry.increment(failure)) {
-    std::string name = without_ending(entry->path().lexically_relative(folder).generic_string());
+    std::string name = without_compression(entry->path().lexically_relative(folder).generic_string());
     std::error_code ignored;
     if (entry->is_regular_file(ignored) && (!wanted || wanted(name)))
       files.push_back({entry->path(), std::move(name)});
@@ -116,6 +108,18 @@ void require_there(const fs::path& path) {
 }
 
 }  // namespace
+
+std::string without_compression(std::string name) {
+  constexpr std::array<std::string_view, 4> endings{".gz", ".xz", ".bz2", ".zst"};
+  for (const std::string_view ending : endings)
+    if (name.size() > ending.size() && name.ends_with(ending))
+      return name.substr(0, name.size() - ending.size());
+  return name;
+}
+
+void drop_carriage_return(std::string& line) {
+  if (line.ends_with('\r')) line.pop_back();
+}
 
 struct SourceFiles::State {
   fs::path root;
@@ -161,7 +165,7 @@ SourceFiles::SourceFiles(fs::path path, NameFilter wanted) : state_(std::make_un
   if (state_->is_folder) {
     state_->files = files_below(path, wanted);
   } else {
-    state_->files = {{path, without_ending(last_part(path).string())}};
+    state_->files = {{path, without_compression(last_part(path).string())}};
   }
   state_->root = std::move(path);
   state_->wanted = std::move(wanted);
@@ -212,8 +216,9 @@ bool SourceFiles::read_line(std::string& line, std::int64_t cap) {
     }
     state.take(static_cast<std::size_t>(static_cast<const std::byte*>(end) - state.rest.data()), line, cap);
     state.rest = state.rest.subspan(1);
-    return true;
+    break;
   }
+  drop_carriage_return(line);
   return true;
 }
 

@@ -16,6 +16,11 @@ namespace tern::io {
 /// Chooses files of a source by their name.
 using NameFilter = std::function<bool(std::string_view name)>;
 
+/// "a.tsv.gz" -> "a.tsv": the name of a file without the ending of its compression.
+std::string without_compression(std::string name);
+/// Drops what remains of a line's end CR LF where the LF is gone.
+void drop_carriage_return(std::string& line);
+
 /// What a source holds, so that equal ones can be told.
 struct SourceFingerprint {
   std::string name;        ///< last part of the path
@@ -55,7 +60,7 @@ class SourceFiles {
 
   /// The rest of the file. Error(bad_data) beyond `cap` bytes.
   std::string read(std::int64_t cap = default_cap);
-  /// The next line without its LF (a CR before it stays); false at the end. The last line may lack its LF.
+  /// The next line without its end, LF or CR LF; false at the end of the file. The last line may lack its LF.
   /// Error(bad_data) beyond `cap` bytes.
   bool read_line(std::string& line, std::int64_t cap = default_cap);
   /// Lines read of this file, so the number of the newest, counted from 1.

@@ -1,10 +1,9 @@
 #include "io/table.h"
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <utility>
 
+#include "base/parsed_number.h"
 #include "io/json.h"
 #include "io/source_files.h"
 #include "tern/error.h"
@@ -15,12 +14,7 @@ namespace {
 constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
 
 /// The number of a column, or nothing for a name.
-std::optional<std::size_t> column_number(std::string_view text) {
-  std::size_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) return {};
-  return number;
-}
+std::optional<std::size_t> column_number(std::string_view text) { return parsed_number<std::size_t>(text); }
 
 std::vector<std::string_view> fields_of(std::string_view line) {
   std::vector<std::string_view> fields;
@@ -53,6 +47,7 @@ LineSource stream_lines(std::FILE* stream, std::string name) {
       line.push_back(static_cast<char>(byte));
     }
     if (std::ferror(stream) != 0) throw_error(ExitCode::io_error, "{}: cannot be read", name);
+    drop_carriage_return(line);
     return is_read;
   };
 }
@@ -72,10 +67,7 @@ LineSource file_lines(const std::filesystem::path& file) {
 }
 
 TableFormat table_format_of(const std::filesystem::path& file) {
-  std::filesystem::path name = file.filename();
-  constexpr std::array compressed{".gz", ".xz", ".bz2", ".zst"};
-  if (std::find(compressed.begin(), compressed.end(), name.extension()) != compressed.end()) name = name.stem();
-  const std::string extension = name.extension();
+  const std::string extension = std::filesystem::path(without_compression(file.filename())).extension();
   const bool is_json = extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
   return is_json ? TableFormat::json_lines : TableFormat::tsv;
 }
@@ -104,7 +96,6 @@ TableReader::TableReader(std::string name, LineSource lines, TableOptions option
 bool TableReader::read_line() {
   if (!lines_(text_)) return false;
   ++line_;
-  if (text_.ends_with('\r')) text_.pop_back();
   if (line_ > 1) return true;
   if (text_.starts_with(byte_order_mark)) text_.erase(0, byte_order_mark.size());
   if (text_.starts_with("\xFF\xFE") || text_.starts_with("\xFE\xFF"))

@@ -16,8 +16,8 @@ namespace tern::io {
 /// Longest line of a table.
 inline constexpr std::int64_t line_cap = std::int64_t{1} << 26;
 
-/// Puts the next line, without its LF, into the text; false after the last. A last line may lack its LF. Throws
-/// where reading cannot go on, as behind a line longer than line_cap (bad_data, naming it).
+/// Puts the next line, without its LF or CR LF, into the text; false after the last. A last line may lack it.
+/// Throws where reading cannot go on, as behind a line longer than line_cap (bad_data, naming it).
 using LineSource = std::function<bool(std::string&)>;
 
 /// The lines of a stream, which must outlive the source; `name` stands in messages.

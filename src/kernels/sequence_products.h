@@ -57,9 +57,8 @@ void row_products(Cpu<isa>&, const Sequences& sequences, const RowProducts<T>& o
 template <class T>
 void row_products(Cuda&, const Sequences& sequences, const RowProducts<T>& operands);
 
-/// Gradients of a division of rows, y_t = n_t / divisor_t: dn_t = dy_t / divisor_t, packed, and ddivisors[t, h]
-/// =
-/// -(dy_t . y_t) / divisor_t.
+/// Gradients of a division of rows, y_t = n_t / divisor_t: dn_t = dy_t / divisor_t, packed, and
+/// ddivisors[t, h] = -(dy_t . y_t) / divisor_t.
 template <class T, Isa isa>
 void divided_rows_backward(Cpu<isa>&, Heads<const T> y, Heads<const T> dy, const T* divisors, T* dn,
                            T* ddivisors);

@@ -29,11 +29,12 @@ void ModelConfig::fields(Fields& f) {
     "compute activations again in the backward pass: less memory, about a third more time");
   f("attention", attention, "the attention mechanism");
   f.require(heads > 0 && inner_width() % heads == 0, "heads",
-            attention_width > 0 ? "must divide model.attention_width" : "must divide model.width");
+            format_text("must divide {} ({})", attention_width > 0 ? "model.attention_width" : "model.width",
+                        inner_width()));
   f.require(positions != PositionKind::rotary || heads < 1 || inner_width() / heads % 2 == 0, "positions",
-            "rotary needs heads of an even width");
+            format_text("needs heads of an even width to be rotary, not {} / {}", inner_width(), heads));
   f.require(pair_features != PairFeatures::rows || head_width > 1, "pair_features",
-            "rows needs model.head_width of at least 2");
+            format_text("needs model.head_width of at least 2, not {}, to be rows", head_width));
 }
 
 namespace {

@@ -62,7 +62,8 @@ Cell cell_of(const std::vector<const RunRecord*>& runs, std::vector<std::string>
   cell.mechanism = mechanism_name(first);
   cell.runs = one_for_each_seed(runs, cell.mechanism + " on " + cell.task, notes);
   cell.test = statistics_over(cell.runs, &RunRecord::test);
-  cell.drop_last = statistics_over(cell.runs, &RunRecord::drop_last);
+  if (first.drop_last)
+    cell.drop_last = statistics_over(cell.runs, [](const RunRecord& run) { return run.drop_last.value_or(0); });
   cell.dev = statistics_over(cell.runs, &RunRecord::dev);
   cell.seconds = statistics_over(cell.runs, &RunRecord::seconds);
   cell.evaluation_seconds =

@@ -25,7 +25,8 @@ struct Cell {
   std::string task, mechanism;
   std::string variation;  ///< what sets it apart from other cells of its task and mechanism; empty if nothing
   std::vector<const RunRecord*> runs;  ///< by seed
-  SeedStatistics test, drop_last, dev, seconds, evaluation_seconds;
+  SeedStatistics test, dev, seconds, evaluation_seconds;
+  std::optional<SeedStatistics> drop_last;
   double majority = 0;
   Protocol protocol = Protocol::none;
   DataOrigin origin = DataOrigin::own;

@@ -77,10 +77,16 @@ bool is_substitute(const RunRecord& run) {
          (note != options.end() && note->is_string() && note->get<std::string>().starts_with("a substitute"));
 }
 
+/// The last part of a path in YAML, quoted or not.
+std::string last_part(std::string path) {
+  std::erase_if(path, [](char letter) { return letter == '"' || letter == '\''; });
+  while (path.ends_with('/')) path.pop_back();
+  return path.substr(path.rfind('/') + 1);
+}
+
 /// Name of the run that a pre-trained one began with, without its seed: repetitions begin with different ones.
-std::string start_name(std::string value) {
-  value = value.substr(value.rfind('/') + 1);
-  while (value.ends_with("\"") || value.ends_with("'")) value.pop_back();
+std::string start_name(const std::string& path) {
+  const std::string value = last_part(path);
   const std::size_t seed = value.rfind("-seed");
   return seed == value.npos ? value : value.substr(0, seed);
 }
@@ -91,9 +97,12 @@ bool is_set(const std::string& value) { return !value.empty() && value != "\"\""
 
 std::string task_name(const RunRecord& run) {
   const std::string kind = run.config_value("task.kind");
-  if (!kind.starts_with("pathfinder")) return kind;
   const std::string size = run.config_value("task.size");
-  return size == "128" ? "path_x" : kind + size;
+  if (kind.starts_with("pathfinder")) return size == "128" ? "path_x" : kind + size;
+  const bool is_benchmark =
+      std::ranges::any_of(benchmark_sizes, [&](const BenchmarkSize& known) { return known.task == kind; });
+  const std::string folder = last_part(run.config_value("task.data"));
+  return is_benchmark || folder.empty() || folder == kind ? kind : folder + " (" + kind + ")";
 }
 
 std::string mechanism_name(const RunRecord& run) {

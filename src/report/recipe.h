@@ -8,7 +8,8 @@
 
 namespace tern::report {
 
-/// The column of a run: the task's kind; Pathfinder carries its side, Path-X its name.
+/// The column of a run: the task's kind; Pathfinder carries its side, Path-X its name, and a task on data of
+/// one's own their folder in front ("reviews (classification)").
 std::string task_name(const RunRecord& run);
 
 /// The row of a run: the name that publications use where there is one ("Softmax", "YOSO-32", "YOSO-E"), else

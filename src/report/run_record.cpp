@@ -81,7 +81,8 @@ void read_curves(const fs::path& file, RunRecord& run) {
 void read_scores(RunRecord& run, const std::string& where) {
   const io::Json& result = run.result;
   run.test = score_in(result, "test", where);
-  run.drop_last = score_in(result, "test_drop_last", where);
+  if (io::json_integer(io::json_member(result, "test_drop_last", where), "examples", where) > 0)
+    run.drop_last = score_in(result, "test_drop_last", where);
   run.dev = io::json_number(result, "dev_accuracy", where);
   run.majority = io::json_number(result, "test_majority_accuracy", where);
 }
@@ -113,7 +114,8 @@ void read_config(RunRecord& run, const std::string& where) {
     const io::Json& data = io::json_member(io::json_member(run.result, "data", where), split, where);
     io::json_string(data, "xxh3_128", where);
     io::json_string(data, "task", where);
-    io::json_integer(data, "records", where);
+    if (io::json_integer(data, "records", where) < 0)
+      throw_error(ExitCode::bad_data, "{}: data.{}.records must not be negative", where, split);
     if (!io::json_member(data, "options", where).is_object())
       throw_error(ExitCode::bad_data, "{}: data.{}.options must be a JSON object", where, split);
   }
@@ -141,12 +143,23 @@ RunGap gap_of(const fs::path& folder, const std::string& state, const std::strin
   return gap;
 }
 
+/// The name of a sweep's run, and so of a folder beside its others.
+std::string folder_name(const io::Json& run, const std::string& where) {
+  const std::string name = io::json_string(run, "name", where);
+  constexpr std::size_t longest = 255;
+  if (name.empty() || name.size() > longest || name.starts_with(".") ||
+      name.find_first_of(std::string_view("/\0", 2)) != name.npos)
+    throw_error(ExitCode::bad_data, "{}: a run's name must be that of a folder, got {}", where,
+                io::dump_json(name).substr(0, 80));
+  return name;
+}
+
 /// A sweep names all its runs, also those that never began.
 void search_sweep(const fs::path& folder, Findings& found) {
   const std::string where = (folder / "sweep.json").string();
   const io::Json sweep = io::parse_json(io::read_file(where, result_cap), where);
   for (const io::Json& run : io::json_member(sweep, "runs", where)) {
-    const std::string name = io::json_string(run, "name", where), state = io::json_string(run, "state", where);
+    const std::string name = folder_name(run, where), state = io::json_string(run, "state", where);
     const std::string reason = io::json_string(run, "error", where);
     const bool is_new = state == "new";
     if (fs::exists(folder / name / "result.json"))

@@ -24,7 +24,8 @@ struct RunRecord {
   Curve dev_accuracy, train_loss;
 
   std::uint64_t seed = 0;
-  double test = 0, drop_last = 0, dev = 0, majority = 0;  ///< shares of right answers
+  double test = 0, dev = 0, majority = 0;  ///< shares of right answers
+  std::optional<double> drop_last;         ///< of the test split's whole batches, where it has one
   std::int64_t steps = 0, parameters = 0, device_bytes = 0;
   double seconds = 0, dev_seconds = 0, test_seconds = 0;
   std::string fingerprint, finished, commit;

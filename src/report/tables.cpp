@@ -137,7 +137,7 @@ Row detail_row(const Cell& cell) {
           std::to_string(cell.test.count),
           seeds,
           spread_text(cell.test),
-          spread_text(cell.drop_last),
+          cell.drop_last ? spread_text(*cell.drop_last) : nothing,
           spread_text(cell.dev),
           percent(cell.majority),
           cell.published ? fixed(cell.published->percent, 2) : nothing,
@@ -218,7 +218,7 @@ Table run_table(const Report& report) {
                             protocol_name(cell.protocol),
                             std::to_string(run->seed),
                             percent(run->test),
-                            percent(run->drop_last),
+                            run->drop_last ? percent(*run->drop_last) : nothing,
                             percent(run->dev),
                             percent(run->majority),
                             std::to_string(run->steps),
@@ -250,20 +250,20 @@ std::vector<std::string> remarks(const Report& report) {
   std::set<DataOrigin> origins;
   std::set<std::string> sources;
   for (const Cell& cell : report.cells) {
-    origins.insert(cell.origin);
+    if (cell.origin != DataOrigin::own) origins.insert(cell.origin);
     if (cell.published) sources.insert(published_source(cell));
   }
   for (const DataOrigin origin : origins)
     if (const std::string remark = origin_remark(origin); !remark.empty()) out.push_back(remark + ".");
-  if (sources.empty() && !report.cells.empty())
+  if (sources.empty() && !origins.empty())
     out.push_back(
         "No run follows a published protocol on the benchmark's data: no published value is beside them.");
   for (const std::string& source : sources) out.push_back("Published values: " + source + ".");
   out.insert(out.end(), report.notes.begin(), report.notes.end());
   if (!report.gaps.empty())
-    out.push_back(
-        format_text("{} run(s) have no accuracy to show; they are listed below.", report.gaps.size()));
-  if (report.not_begun > 0) out.push_back(format_text("{} planned run(s) have not begun.", report.not_begun));
+    out.push_back(format_text("Runs without an accuracy to show, listed below: {}.", report.gaps.size()));
+  if (report.not_begun > 0)
+    out.push_back(format_text("Planned runs that have not begun: {}.", report.not_begun));
   return out;
 }
 

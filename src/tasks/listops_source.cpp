@@ -47,7 +47,6 @@ std::vector<std::uint8_t> tokens_of(std::string_view expression) {
 
 /// Writes one line; Error(bad_data) saying why it cannot be used.
 void append(data::RecordWriter& writer, std::string_view line) {
-  if (line.ends_with('\r')) line.remove_suffix(1);
   const std::vector<std::string_view> fields = tab_fields(line, 3);
   if (fields.size() != 2 || fields[1].size() != 1)
     throw_error(ExitCode::bad_data, "must be: expression TAB value");

@@ -1,7 +1,6 @@
 // The published ListOps files: basic_{train,val,test}.tsv, in the benchmark's release archive or by themselves,
-// with a header line and lines "expression TAB value". As the benchmark reads an expression, parentheses are
-// nothing,
-// "]" closes an operator, and tokens stand between blanks.
+// with a header line and lines "expression TAB value". As the benchmark reads an expression, parentheses mean
+// nothing, "]" closes an operator, and tokens stand between blanks.
 #pragma once
 
 #include <filesystem>

@@ -84,7 +84,7 @@ std::string released_folder(Difficulty difficulty) {
 
 data::RecordHeader generated_header(const GeneratedOptions& options) {
   check(options);
-  return header_of(options.kind, options.seed, {{"count", options.count}, {"note", "generated"}});
+  return header_of(options.kind, options.seed, {{"count", options.count}, {"note", generated_note}});
 }
 
 void prepare_generated(const GeneratedOptions& options, Preparation& preparation) {
@@ -107,6 +107,8 @@ void write_images(const GeneratedOptions& options, const fs::path& folder) {
   const Parameters& p = generator.parameters();
   const fs::path set =
       folder / ("pathfinder" + std::to_string(p.size)) / released_folder(options.kind.difficulty);
+  io::make_directory(set);
+  io::write_file(set / note_file, std::string(generated_note) + "\n");  // first: no image without it
   std::string lines;
   for_each_sample(generator, {0, options.count}, [&](std::int64_t i, const Sample& sample) {
     const std::int64_t number = i % images_per_folder;

@@ -38,14 +38,20 @@ Range range_of(std::string_view split, std::int64_t count);
 /// "curv_contour_length_14" for hard: the folder of the released images.
 std::string released_folder(Difficulty difficulty);
 
-/// Header of data that are drawn here: its note is "generated".
+/// What says of drawn data that they are; released images have no note.
+inline constexpr std::string_view generated_note = "generated";
+/// Beside the metadata of a set of images: a line that is the note of records made from it.
+inline constexpr std::string_view note_file = "note.txt";
+
+/// Header of data that are drawn here, with that note.
 data::RecordHeader generated_header(const GeneratedOptions& options);
 /// Draws the wanted splits. Error(failed) for fewer than 10 images or an unpublished size.
 void prepare_generated(const GeneratedOptions& options, Preparation& preparation);
 
 /// Writes all images of the options as PNG files as the released ones lie: below
 /// `folder`/pathfinder<size>/<released_folder>, images in imgs/<k>/sample_<i>.png, a thousand in a folder, and
-/// one line for each in metadata/<k>.npy, a text file. Existing files are replaced.
+/// one line for each in metadata/<k>.npy, a text file; note.txt says that they are generated. Existing files
+/// are replaced.
 void write_images(const GeneratedOptions& options, const std::filesystem::path& folder);
 
 /// Writes one PNG file with the first images of each label: those with label 0 on the left, those with label 1

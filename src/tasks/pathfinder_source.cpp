@@ -1,12 +1,13 @@
 #include "tasks/pathfinder_source.h"
 
 #include <algorithm>
-#include <charconv>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
 #include <utility>
 
+#include "base/parsed_number.h"
 #include "data/loader.h"
 #include "io/png.h"
 #include "tern/error.h"
@@ -25,52 +26,53 @@ std::optional<std::string> set_of_metadata(std::string_view path) {
   return std::string(path);
 }
 
+/// "x/note.txt" -> "x".
+std::optional<std::string> set_of_note(std::string_view path) {
+  if (pop_part(path) != note_file) return std::nullopt;
+  return std::string(path);
+}
+
 std::string path_in(const std::string& set, std::string_view name) {
   return set.empty() ? std::string(name) : format_text("{}/{}", set, name);
 }
 
 std::vector<std::string_view> words_of(std::string_view line) {
   std::vector<std::string_view> words;
-  for (std::size_t at = line.find_first_not_of(" \r"); at != line.npos;
-       at = line.find_first_not_of(" \r", at)) {
-    const std::size_t end = std::min(line.find_first_of(" \r", at), line.size());
+  for (std::size_t at = line.find_first_not_of(' '); at != line.npos; at = line.find_first_not_of(' ', at)) {
+    const std::size_t end = std::min(line.find(' ', at), line.size());
     words.push_back(line.substr(at, end - at));
     at = end;
   }
   return words;
 }
 
-std::optional<int> whole_number(std::string_view text) {
-  int number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return number;
-}
-
 }  // namespace
 
 ReleasedImages::ReleasedImages(std::vector<std::filesystem::path> paths, Kind kind, std::uint64_t seed)
-    : paths_(std::move(paths)), kind_(kind), header_(header_of(kind, seed, io::Json::object())) {
+    : paths_(std::move(paths)), kind_(kind) {
   read_metadata();
+  header_ = header_of(kind, seed, note_.empty() ? io::Json::object() : io::Json{{"note", note_}});
   cut();
 }
 
-/// Metadata and images of the set, or the images alone.
-Sources ReleasedImages::files(bool has_metadata) const {
-  return {paths_,
-          [set = set_, has_metadata](std::string_view name) {
-            if (has_metadata && set_of_metadata(name) == set) return true;
-            return name.ends_with(".png") && name.starts_with(path_in(set, ""));
-          },
-          "images of " + (set_.empty() ? "the set" : set_)};
+bool ReleasedImages::describes(std::string_view name) const {
+  return set_of_metadata(name) == set_ || set_of_note(name) == set_;
 }
 
-std::vector<io::SourceFingerprint> ReleasedImages::sources() const { return fingerprints_of(files(true)); }
+Sources ReleasedImages::files() const {
+  return {paths_,
+          [this](std::string_view name) {
+            return describes(name) || (name.ends_with(".png") && name.starts_with(path_in(set_, "")));
+          },
+          "files of " + (set_.empty() ? "the set" : set_)};
+}
+
+std::vector<io::SourceFingerprint> ReleasedImages::sources() const { return fingerprints_of(files()); }
 
 bool ReleasedImages::is_allowed(std::string_view set) const {
   const std::string_view folder = pop_part(set), above = pop_part(set);
   constexpr std::string_view sized = "pathfinder";
-  const auto size = above.starts_with(sized) ? whole_number(above.substr(sized.size())) : std::nullopt;
+  const auto size = above.starts_with(sized) ? parsed_number<int>(above.substr(sized.size())) : std::nullopt;
   if (size && *size != kind_.size) return false;
   if (folder == released_folder(kind_.difficulty)) return true;
   return std::none_of(std::begin(difficulties), std::end(difficulties),
@@ -79,23 +81,33 @@ bool ReleasedImages::is_allowed(std::string_view set) const {
 
 void ReleasedImages::read_metadata() {
   std::set<std::string> allowed, refused;
-  const Sources metadata{paths_, [](std::string_view name) { return set_of_metadata(name).has_value(); },
-                         "metadata/*.npy beside the folder of the images"};
-  for_each_file(metadata, [&](io::SourceFiles& file) {
+  std::map<std::string, std::string> notes;
+  const auto describes = [](std::string_view name) {
+    return set_of_metadata(name).has_value() || set_of_note(name).has_value();
+  };
+  const Sources any{paths_, [&](std::string_view name) { return describes(name) || name.ends_with(".png"); },
+                    "metadata/*.npy or images"};
+  const auto read = [&](io::SourceFiles& file) {
+    if (const auto noted = set_of_note(file.name())) {
+      file.read_line(notes[*noted], line_cap);
+      return;
+    }
     const std::string set = *set_of_metadata(file.name());
     (is_allowed(set) ? allowed : refused).insert(set);
     if (allowed.size() > 1 || !allowed.contains(set)) return;
     set_ = set;
     read_lines(file);
-  });
+  };
+  for_each_file(any, read, describes);
+  note_ = io::utf8_text(notes[set_]);
   if (allowed.size() == 1) return;
   refused.merge(allowed);
-  throw_error(ExitCode::bad_data,
-              "{}: must hold one set of images for size {} and difficulty {} (pathfinder{}/{}), got {}; choose "
-              "--size and --difficulty of a set that is there, or name the set's folder",
-              to_text(paths_), kind_.size, name(kind_.difficulty), kind_.size,
-              released_folder(kind_.difficulty),
-              to_text(std::vector<std::string>(refused.begin(), refused.end())));
+  throw_error(
+      ExitCode::bad_data,
+      "{}: must hold the metadata of one set of images for size {} and difficulty {} (pathfinder{}/{}), "
+      "got {}; choose --size and --difficulty of a set that is there, or name the set's folder",
+      to_text(paths_), kind_.size, name(kind_.difficulty), kind_.size, released_folder(kind_.difficulty),
+      refused.empty() ? "none" : to_text(std::vector<std::string>(refused.begin(), refused.end())));
 }
 
 void ReleasedImages::read_lines(io::SourceFiles& file) {
@@ -113,7 +125,7 @@ void ReleasedImages::read_lines(io::SourceFiles& file) {
 void ReleasedImages::read_line(const std::string& line, std::string where) {
   const std::vector<std::string_view> words = words_of(line);
   const auto number = [&](std::size_t field) {
-    return field < words.size() ? whole_number(words[field]) : std::nullopt;
+    return field < words.size() ? parsed_number<int>(words[field]) : std::nullopt;
   };
   const std::optional<int> label = number(label_field), paddles = number(contour_field);
   if (words.size() < fields_read || !label || *label < 0 || *label >= classes || !paddles) {
@@ -170,7 +182,9 @@ void ReleasedImages::append(io::SourceFiles& file, Preparation& preparation) {
 
 void ReleasedImages::write(Preparation& preparation) {
   for (const SkippedItem& fault : faults_) preparation.skip(fault);
-  for_each_file(files(false), [&](io::SourceFiles& file) { append(file, preparation); });
+  for_each_file(
+      files(), [&](io::SourceFiles& file) { append(file, preparation); },
+      [this](std::string_view name) { return !describes(name); });
   std::vector<std::pair<std::string, Item>> missing(items_.begin(), items_.end());
   std::sort(missing.begin(), missing.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   for (const auto& [name, item] : missing)

@@ -4,6 +4,8 @@
 //                                   folder, file, number, label, continuity, paddles of a contour, paddles of a
 //                                   distractor, paddle length, thickness, margin, number of contrasts
 //   <set>/<folder>/<file>           8-bit grey PNG
+//   <set>/note.txt                  not in the release: a line that is the note of the records
+//   (pathfinder_data.h)
 //
 // where <set> ends with pathfinder<size>/<released_folder(difficulty)> in the archive of Long Range Arena.
 #pragma once
@@ -19,7 +21,8 @@
 
 namespace tern::tasks::pathfinder {
 
-/// One reading of the sources: the metadata when it is made, the images in write().
+/// One reading of the sources: the metadata when it is made, the images in write(). Sources are read as one:
+/// they may hold the metadata and the images of the set apart.
 class ReleasedImages {
  public:
   /// Takes the one set that the names allow: its last part is the folder of the difficulty or none of the
@@ -48,12 +51,14 @@ class ReleasedImages {
   void read_line(const std::string& line, std::string where);
   void cut();
   void append(io::SourceFiles& file, Preparation& preparation);
-  Sources files(bool has_metadata) const;
+  /// Whether a file is of the set but no image.
+  bool describes(std::string_view name) const;
+  Sources files() const;
 
   std::vector<std::filesystem::path> paths_;
   Kind kind_;
   data::RecordHeader header_;
-  std::string set_;
+  std::string set_, note_;
   std::unordered_map<std::string, Item> items_;  // images by name; write() takes out what it meets
   std::vector<SkippedItem> faults_;
 };

@@ -1,6 +1,7 @@
 #include "tasks/prepared_data.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "io/atomic_file.h"
 #include "tern/error.h"
@@ -43,6 +44,30 @@ io::Json to_json(const fs::path& file, const SplitStatistics& x) {
           {"labels", x.labels}};
 }
 
+struct Manifest {
+  std::size_t splits = 0;
+  std::vector<SkippedItem> skipped;
+};
+
+/// The manifest in a folder, if there is one. What was left out stands nowhere else, so a damaged one is not
+/// written anew unasked.
+std::optional<Manifest> read_manifest(const fs::path& folder) {
+  const fs::path path = manifest_file(folder);
+  if (!fs::exists(path)) return {};
+  const std::string where = path.string();
+  try {
+    const io::Json json = io::parse_json(io::read_file(path, manifest_cap), where);
+    Manifest manifest{io::json_member(json, "splits", where).size(), {}};
+    for (const io::Json& item : io::json_member(json, "skipped", where))
+      manifest.skipped.push_back({io::json_string(item, "split", where), io::json_string(item, "name", where),
+                                  io::json_string(item, "reason", where)});
+    return manifest;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::bad_data) throw;
+    throw_error(ExitCode::bad_data, "{}; make the data again with --force", error.what());
+  }
+}
+
 }  // namespace
 
 SplitStatistics statistics_of(const std::vector<fs::path>& record_files) {
@@ -74,7 +99,9 @@ SplitStatistics statistics_of(const std::vector<fs::path>& record_files) {
 }
 
 std::string data_note(const data::RecordHeader& header) {
-  return io::parse_json(header.options, "options of a record file").value("note", "");
+  constexpr std::string_view where = "options of a record file";
+  const io::Json options = io::parse_json(header.options, where);
+  return options.contains("note") ? io::json_string(options, "note", where) : "";
 }
 
 Preparation::Preparation(PreparationOptions options, data::RecordHeader header,
@@ -93,10 +120,8 @@ Preparation::Preparation(PreparationOptions options, data::RecordHeader header,
 
 /// False where a call was killed before its last step.
 bool Preparation::is_manifest_whole() const {
-  const fs::path path = manifest_file(options_.folder);
-  if (!fs::exists(path)) return false;
-  const io::Json manifest = io::parse_json(io::read_file(path, manifest_cap), path.string());
-  return io::json_member(manifest, "splits", path.string()).size() == split_names.size();
+  const std::optional<Manifest> manifest = read_manifest(options_.folder);
+  return manifest && manifest->splits == split_names.size();
 }
 
 /// Whether the split stands in the folder, made in this way and undamaged.
@@ -121,15 +146,11 @@ bool Preparation::is_there(std::string_view split) const {
 
 /// What the manifest of an earlier, unfinished call says of the splits that are kept.
 void Preparation::keep_skipped() {
-  const fs::path path = manifest_file(options_.folder);
-  if (missing_.size() == split_names.size() || !fs::exists(path)) return;
-  const io::Json manifest = io::parse_json(io::read_file(path, manifest_cap), path.string());
-  for (const io::Json& item : io::json_member(manifest, "skipped", path.string())) {
-    const std::string split = io::json_string(item, "split", path.string());
-    if (!split.empty() && !wants(split))
-      skipped_.push_back({split, io::json_string(item, "name", path.string()),
-                          io::json_string(item, "reason", path.string())});
-  }
+  if (missing_.size() == split_names.size()) return;
+  const std::optional<Manifest> manifest = read_manifest(options_.folder);
+  if (!manifest) return;
+  for (const SkippedItem& item : manifest->skipped)
+    if (!item.split.empty() && !wants(item.split)) skipped_.push_back(item);
 }
 
 bool Preparation::wants(std::string_view split) const {

@@ -69,8 +69,8 @@ class Preparation {
   /// `header` says what the splits hold (its split is filled in here); its options and seed, with the
   /// fingerprints of the sources added to the options, decide whether data that are there are the same. Data
   /// that are the same but damaged are made again, with a warning; Error(bad_data) where the damage hides what
-  /// they are. Error(cannot_create) for other data without force, for a folder that cannot be made, and while
-  /// another process prepares there.
+  /// they are or what was left out. Error(cannot_create) for other data without force, for a folder that cannot
+  /// be made, and while another process prepares there.
   Preparation(PreparationOptions options, data::RecordHeader header,
               const std::vector<io::SourceFingerprint>& sources = {});
 

@@ -19,19 +19,20 @@ std::vector<io::SourceFingerprint> fingerprints_of(const Sources& sources) {
   return prints;
 }
 
-void for_each_file(const Sources& sources, const std::function<void(io::SourceFiles&)>& visit) {
+void for_each_file(const Sources& sources, const std::function<void(io::SourceFiles&)>& visit,
+                   const io::NameFilter& part) {
   for (const std::filesystem::path& path : sources.paths) {
     std::vector<std::string> others;
     bool is_any = false;
     io::SourceFiles files(path, [&](std::string_view name) {
-      if (sources.wanted(name)) return true;
+      if (sources.wanted(name)) {
+        is_any = true;
+        return !part || part(name);
+      }
       if (others.size() < names_shown) others.emplace_back(name);
       return false;
     });
-    while (files.next()) {
-      is_any = true;
-      visit(files);
-    }
+    while (files.next()) visit(files);
     if (!is_any)
       throw_error(ExitCode::bad_data, "{}: must hold {}, got {}; name the folder, archive or file that does",
                   path, sources.expected, others.empty() ? "nothing" : to_text(others));

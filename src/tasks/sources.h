@@ -19,9 +19,11 @@ struct Sources {
 
 std::vector<io::SourceFingerprint> fingerprints_of(const Sources& sources);
 
-/// Calls `visit` with each wanted file, in the order of the sources. Error(bad_data) naming the first files
-/// found where a source holds none that is wanted; errors of io::SourceFiles.
-void for_each_file(const Sources& sources, const std::function<void(io::SourceFiles&)>& visit);
+/// Calls `visit` with each wanted file, in the order of the sources; with `part`, only with those of them that
+/// it chooses, for readers in several passes. Error(bad_data) naming the first files found where a source holds
+/// none that is wanted; errors of io::SourceFiles.
+void for_each_file(const Sources& sources, const std::function<void(io::SourceFiles&)>& visit,
+                   const io::NameFilter& part = {});
 
 /// "set/a/b.txt" -> "b.txt".
 std::string_view base_name(std::string_view name);

@@ -1,10 +1,10 @@
 #include "tasks/table_data.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <utility>
 
+#include "base/parsed_number.h"
 #include "data/loader.h"
 #include "tasks/bytes.h"
 #include "tern/error.h"
@@ -16,17 +16,9 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t most_classes = 10000, most_name_bytes = 200;
 
-template <class Number>
-std::optional<Number> number_in(std::string_view text) {
-  Number number{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) return {};
-  return number;
-}
-
 /// The number that a label stands for in a regression.
 std::optional<float> target_of(std::string_view label) {
-  const std::optional<double> number = number_in<double>(label);
+  const std::optional<double> number = parsed_number<double>(label);
   if (!number || !std::isfinite(static_cast<float>(*number))) return {};
   return static_cast<float>(*number);
 }
@@ -43,11 +35,12 @@ std::string name_fault(std::string_view name) {
 }
 
 void sort_names(std::vector<std::string>& names) {
-  const bool are_integers = std::all_of(
-      names.begin(), names.end(), [](const auto& name) { return number_in<std::int64_t>(name).has_value(); });
+  const bool are_integers = std::all_of(names.begin(), names.end(), [](const auto& name) {
+    return parsed_number<std::int64_t>(name).has_value();
+  });
   std::sort(names.begin(), names.end(), [are_integers](const std::string& a, const std::string& b) {
     if (!are_integers) return a < b;
-    return std::pair(*number_in<std::int64_t>(a), a) < std::pair(*number_in<std::int64_t>(b), b);
+    return std::pair(*parsed_number<std::int64_t>(a), a) < std::pair(*parsed_number<std::int64_t>(b), b);
   });
 }
 

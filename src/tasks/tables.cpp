@@ -21,7 +21,7 @@ struct TableConfig {
     f("vocabulary", vocabulary, "rows of the token table; the bytes take 257",
       between(byte_vocabulary, 1 << 24));
     f.require(padded_length == 0 || padded_length >= max_length, "padded_length",
-              "must be at least task.max_length");
+              format_text("must be at least task.max_length ({})", max_length));
   }
 };
 
@@ -60,12 +60,13 @@ Task table_task(const Choice& choice) {
   task.interface.ids = header.vocabulary;
   for (const std::string_view split : split_names)
     (split == "train" ? task.train : split == "dev" ? task.dev : task.test) = split_file(config.data, split);
-  for (const io::Json& name : io::json_member(options, "texts", where))
-    task.text_columns.names.push_back(name.get<std::string>());
-  task.text_columns.has_header = io::json_member(options, "has_header", where).get<bool>();
+  task.text_columns = {io::json_strings(options, "texts", where),
+                       io::json_boolean(options, "has_header", where)};
   if (is_regression) return task;
-  for (const io::Json& name : io::json_member(options, "class_names", where))
-    task.class_names.push_back(name.get<std::string>());
+  task.class_names = io::json_strings(options, "class_names", where);
+  if (std::ssize(task.class_names) != header.classes)
+    throw_error(ExitCode::bad_data, "{}: must name its {} classes, got {} names; {}", where, header.classes,
+                task.class_names.size(), data::prepare_again);
   return task;
 }
 

@@ -8,21 +8,6 @@ namespace {
 
 constexpr std::int64_t size_cap = std::int64_t{1} << 24;
 
-bool boolean_in(const io::Json& object, std::string_view key, const std::string& where) {
-  const io::Json& value = io::json_member(object, key, where);
-  if (!value.is_boolean()) throw_error(ExitCode::bad_data, "{}: {} must be true or false", where, key);
-  return value.get<bool>();
-}
-
-std::vector<std::string> texts_in(const io::Json& object, std::string_view key, const std::string& where) {
-  std::vector<std::string> texts;
-  for (const io::Json& text : io::json_member(object, key, where)) {
-    if (!text.is_string()) throw_error(ExitCode::bad_data, "{}: {} must be a list of texts", where, key);
-    texts.push_back(text.get<std::string>());
-  }
-  return texts;
-}
-
 }  // namespace
 
 io::Json to_json(const Task& task) {
@@ -51,12 +36,25 @@ Task read_task(const std::filesystem::path& run) {
   task.interface.ids = io::json_integer(json, "ids", where);
   task.interface.padded_length = io::json_integer(json, "padded_length", where);
   task.max_length = io::json_integer(json, "max_length", where);
-  task.mask_zero = boolean_in(json, "mask_zero", where);
+  task.mask_zero = io::json_boolean(json, "mask_zero", where);
   task.interface.outputs = io::json_integer(json, "outputs", where);
-  task.interface.is_pair = boolean_in(json, "is_pair", where);
-  task.interface.is_regression = boolean_in(json, "is_regression", where);
-  task.class_names = texts_in(json, "class_names", where);
-  task.text_columns = {texts_in(json, "text_columns", where), boolean_in(json, "text_header", where)};
+  task.interface.is_pair = io::json_boolean(json, "is_pair", where);
+  task.interface.is_regression = io::json_boolean(json, "is_regression", where);
+  task.class_names = io::json_strings(json, "class_names", where);
+  task.text_columns = {io::json_strings(json, "text_columns", where),
+                       io::json_boolean(json, "text_header", where)};
+  const TaskInterface& interface = task.interface;
+  const auto names = static_cast<std::int64_t>(task.class_names.size());
+  constexpr std::int64_t most = std::int64_t{1} << 31;
+  if (interface.vocabulary < 1 || interface.vocabulary > most || interface.ids < 0 ||
+      interface.ids > interface.vocabulary || interface.outputs < 1 || interface.outputs > most ||
+      interface.padded_length < 0 || interface.padded_length > most || task.max_length < 0 ||
+      task.max_length > most || (names > 0 && names != interface.outputs))
+    throw_error(ExitCode::bad_data,
+                "{}: its numbers must fit each other, got vocabulary {}, ids {}, outputs {}, class names {}, "
+                "padded_length {}, max_length {}",
+                where, interface.vocabulary, interface.ids, interface.outputs, names, interface.padded_length,
+                task.max_length);
   return task;
 }
 

@@ -19,7 +19,8 @@ struct TextConfig {
     f("padded_length", padded_length,
       "published padded length: rows of the position table, divisor of padded_mean", between(1, 1 << 24));
     f("vocabulary", vocabulary, "rows of the token table", between(byte_vocabulary, 1 << 24));
-    f.require(padded_length >= max_length, "padded_length", "must be at least task.max_length");
+    f.require(padded_length >= max_length, "padded_length",
+              format_text("must be at least task.max_length ({})", max_length));
   }
 };
 

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 
+#include "base/parsed_number.h"
 #include "data/loader.h"
 #include "io/json.h"
 #include "tasks/bytes.h"
@@ -33,10 +33,8 @@ struct ReviewName {
 };
 
 std::optional<std::int64_t> whole_number(std::string_view text) {
-  std::int64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size() || number < 0) return {};
-  return number;
+  const auto number = parsed_number<std::int64_t>(text);
+  return number && *number >= 0 ? number : std::nullopt;
 }
 
 /// .../test/pos/12_9.txt

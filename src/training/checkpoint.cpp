@@ -237,10 +237,7 @@ Progress load_checkpoint(const fs::path& checkpoint, Experiment& experiment) {
   progress.best_step = io::json_integer(state, "best_step", where);
   progress.best_accuracy = io::json_number(state, "best_accuracy", where);
   progress.best_loss = io::json_number(state, "best_loss", where);
-  const io::Json& is_due = io::json_member(state, "evaluation_is_due", where);
-  if (!is_due.is_boolean())
-    throw_error(ExitCode::bad_data, "{}: evaluation_is_due must be true or false", where);
-  progress.evaluation_is_due = is_due.get<bool>();
+  progress.evaluation_is_due = io::json_boolean(state, "evaluation_is_due", where);
   progress.elapsed_seconds = io::json_number(state, "elapsed_seconds", where);
   if (state.contains("evaluation_seconds"))  // 0.1.0 did not write it
     progress.evaluation_seconds = io::json_number(state, "evaluation_seconds", where);

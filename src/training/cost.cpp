@@ -43,9 +43,9 @@ double head_multiply_adds(const ModelConfig& model, const TaskInterface& task, s
   return hidden * (inputs + outputs);
 }
 
-/// Floats that are alive for each token at the peak of a step, where sequences have `length` tokens.
-double floats_of_token(const ModelConfig& model, const TaskInterface& task, const AttentionShape& shape,
-                       double length) {
+/// Numbers that are alive for each token at the peak of a step, where sequences have `length` tokens.
+double numbers_of_token(const ModelConfig& model, const TaskInterface& task, const AttentionShape& shape,
+                        double length) {
   const Widths x(model);
   const AttentionKind& kind = find_attention_kind(model.attention.kind());
   const double mechanism =
@@ -64,18 +64,19 @@ double floats_of_token(const ModelConfig& model, const TaskInterface& task, cons
 }  // namespace
 
 Cost estimate_cost(const ModelConfig& model, const TaskInterface& task, std::int64_t parameters,
-                   std::int64_t examples, std::int64_t length) {
-  const double sequences = static_cast<double>(examples) * (task.is_pair ? 2 : 1);
-  const double encoder = 2 * sequences * encoder_multiply_adds(model, task, length);
-  const double head = 2 * static_cast<double>(examples) * head_multiply_adds(model, task, length);
+                   const BatchCost& batch) {
+  const auto examples = static_cast<double>(batch.examples), tokens = static_cast<double>(batch.length);
+  const double sequences = examples * (task.is_pair ? 2 : 1);
+  const double encoder = 2 * sequences * encoder_multiply_adds(model, task, batch.length);
+  const double head = 2 * examples * head_multiply_adds(model, task, batch.length);
   Cost cost;
   cost.forward_operations = encoder + head;
   cost.training_operations = 3 * cost.forward_operations + (model.recompute ? encoder : 0);
-  const auto tokens = static_cast<double>(length);
-  cost.training_bytes =
-      bytes_of_float *
-      (4 * static_cast<double>(parameters) +
-       sequences * tokens * floats_of_token(model, task, shape_of(model, task, length), tokens));
+  const auto row_bytes = static_cast<double>(size_of(batch.dtype));
+  const double parameter_bytes = 4 * bytes_of_float + (batch.dtype == DType::bfloat16 ? row_bytes : 0);
+  const AttentionShape shape = shape_of(model, task, batch.length);
+  cost.training_bytes = parameter_bytes * static_cast<double>(parameters) +
+                        row_bytes * sequences * tokens * numbers_of_token(model, task, shape, tokens);
   return cost;
 }
 

@@ -17,10 +17,6 @@ Model flat_model(ParameterStore& store, const ExperimentConfig& config, const Ta
   return model;
 }
 
-DType model_type(RunPrecision precision) {
-  return precision == RunPrecision::bfloat16 ? DType::bfloat16 : DType::float32;
-}
-
 constexpr auto cpu_precision_text = "must be float32 (or auto) where run.device is cpu";
 bool is_for_cpu(RunPrecision precision) {
   return precision == RunPrecision::automatic || precision == RunPrecision::float32;
@@ -55,10 +51,15 @@ RunConfig resolved(RunConfig config) {
   }
   const bool is_cpu = config.device == RunDevice::cpu;
   if (is_cpu && !is_for_cpu(config.precision))
-    throw_error(ExitCode::bad_config, "run.precision {}", cpu_precision_text);
+    throw_error(ExitCode::bad_config, "run.precision {}, got {}", cpu_precision_text,
+                name_of(config.precision));
   if (config.precision == RunPrecision::automatic)
     config.precision = is_cpu ? RunPrecision::float32 : RunPrecision::bfloat16;
   return config;
+}
+
+DType model_type(RunPrecision precision) {
+  return precision == RunPrecision::bfloat16 ? DType::bfloat16 : DType::float32;
 }
 
 Device device_of(const RunConfig& config) {
@@ -73,8 +74,7 @@ void RunConfig::fields(Fields& f) {
   f("device", device, "where to compute; auto means a GPU where there is one");
   f("precision", precision,
     "type of activations and products; tf32 is float32 with rounded factors of products; auto means bfloat16 "
-    "on "
-    "a GPU and float32 on the CPU");
+    "on a GPU and float32 on the CPU");
   f("deterministic", deterministic,
     "equal runs end in equal bits on a GPU too, at some cost in speed; on the CPU they always do");
   f("graphs", graphs, "launch captured steps as one on a GPU; results are the same without").changeable();
@@ -99,7 +99,8 @@ void TrainingConfig::fields(Fields& f) {
   f("start_from", start_from,
     "run folder, checkpoint or .safetensors file whose encoder training starts from; empty means random "
     "values");
-  f.require(accumulate < 1 || batch_size % accumulate == 0, "accumulate", "must divide training.batch_size");
+  f.require(accumulate < 1 || batch_size % accumulate == 0, "accumulate",
+            format_text("must divide training.batch_size ({})", batch_size));
 }
 
 void ExperimentConfig::fields(Fields& f) {

@@ -18,7 +18,8 @@ struct MaskedTokensConfig {
     f("masked", masked, "share of these that the encoder sees as the mask", between(0, 1));
     f("replaced", replaced, "share of these that it sees as a random id; the rest it sees as they are",
       between(0, 1));
-    f.require(masked + replaced <= 1, "replaced", "must leave objective.masked + objective.replaced at most 1");
+    f.require(masked + replaced <= 1, "replaced",
+              format_text("must be at most 1 - objective.masked ({})", masked));
   }
 };
 
@@ -62,11 +63,11 @@ class MaskedTokenIds final : public Objective {
 std::int32_t mask_row(const Task& task, std::int64_t ids) {
   if (task.mask_zero) return 0;  // no token of a batch has id 0
   if (ids >= task.interface.vocabulary)
-    throw_error(
-        ExitCode::bad_config,
-        "objective.kind: masked_tokens needs a row of the token table for the mask, but all {} hold ids "
-        "of the data; raise task.vocabulary",
-        task.interface.vocabulary);
+    throw_error(ExitCode::bad_config,
+                "objective.kind: masked_tokens needs a row of the token table for the mask, got {} rows for {} "
+                "ids of the "
+                "data; raise task.vocabulary",
+                task.interface.vocabulary, ids);
   return static_cast<std::int32_t>(ids);
 }
 

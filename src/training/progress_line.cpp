@@ -10,7 +10,7 @@
 namespace tern {
 namespace {
 
-constexpr std::chrono::duration<double> terminal_interval(0.2), plain_interval(10);
+constexpr double terminal_seconds = 0.2, plain_seconds = 10;
 
 std::string text_of(const StepReport& report) {
   char accuracy[40] = "", text[200];
@@ -36,17 +36,15 @@ std::string clock_text(double seconds) {
   return text;
 }
 
-ProgressLine::ProgressLine()
-    : is_terminal_(isatty(STDERR_FILENO) == 1), last_(std::chrono::steady_clock::now()) {}
+ProgressLine::ProgressLine() : is_terminal_(isatty(STDERR_FILENO) == 1), last_(Clock::now()) {}
 ProgressLine::~ProgressLine() { finish(); }
 
 bool ProgressLine::is_due(bool is_last) const {
-  return is_last ||
-         std::chrono::steady_clock::now() - last_ >= (is_terminal_ ? terminal_interval : plain_interval);
+  return is_last || seconds_since(last_) >= (is_terminal_ ? terminal_seconds : plain_seconds);
 }
 
 void ProgressLine::show(const StepReport& report) {
-  last_ = std::chrono::steady_clock::now();
+  last_ = Clock::now();
   if (!is_terminal_) return logging::info("train", "{}", text_of(report));
   std::fprintf(stderr, "\r\033[K%s", text_of(report).c_str());
   is_open_ = true;

@@ -2,10 +2,11 @@
 // elsewhere.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
+
+#include "base/clock.h"
 
 namespace tern {
 
@@ -29,7 +30,7 @@ class ProgressLine {
 
  private:
   bool is_terminal_, is_open_ = false;
-  std::chrono::steady_clock::time_point last_;
+  Clock::time_point last_;
 };
 
 /// "1:02:03" or "02:03".

@@ -33,6 +33,14 @@ fs::path run_folder_of(const fs::path& path) {
               path);
 }
 
+fs::path ChosenCheckpoint::parameters() const {
+  return fs::is_directory(path) ? path / "model.safetensors" : path;
+}
+
+fs::path run_of_checkpoint(const fs::path& checkpoint) {
+  return fs::weakly_canonical(checkpoint).parent_path().parent_path();
+}
+
 std::int64_t best_step_of(const fs::path& run) {
   if (fs::exists(run / "result.json")) return integer_in(run / "result.json", "best_step");
   const std::vector<CheckpointStatus> found = list_checkpoints(run / "checkpoints");
@@ -42,7 +50,10 @@ std::int64_t best_step_of(const fs::path& run) {
 }
 
 ChosenCheckpoint choose_checkpoint(const fs::path& path) {
-  if (fs::is_regular_file(path)) return {path, 0};
+  const fs::path folder = fs::absolute(path).parent_path();
+  const bool is_of_checkpoint = path.filename() == "model.safetensors" && fs::exists(folder / "MANIFEST.json");
+  if (fs::is_regular_file(path))
+    return is_of_checkpoint ? choose_checkpoint(folder) : ChosenCheckpoint{path, 0};
   if (fs::exists(path / "MANIFEST.json")) {
     require_sound(path);
     return {path, integer_in(path / "state.json", "step")};

@@ -7,6 +7,7 @@
 
 #include "base/blas.h"
 #include "io/atomic_file.h"
+#include "tasks/task_file.h"
 #include "tern/build_info.h"
 #include "tern/logging.h"
 #include "tern/memory.h"
@@ -16,8 +17,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A resumed run may differ from the folder's configuration in changeable keys only.
-void check_configuration(const fs::path& file, const ExperimentConfig& config) {
+/// What a message shows of a value.
+std::string shown(const io::Json& value) {
+  constexpr std::size_t most = 200;
+  const std::string text = io::dump_json(value);
+  return text.size() <= most ? text : io::utf8_text(text.substr(0, most)) + "...";
+}
+
+/// A resumed run may differ from the folder's configuration, which this returns, in changeable keys only.
+ExperimentConfig check_configuration(const fs::path& file, const ExperimentConfig& config) {
   ExperimentConfig before;
   config::load(before, file);
   before.run = resolved(before.run);
@@ -30,24 +38,67 @@ void check_configuration(const fs::path& file, const ExperimentConfig& config) {
     throw_error(ExitCode::bad_config,
                 "{}: holds a run with another configuration; choose another --out, or undo the changes:{}",
                 file.parent_path(), differences);
+  return before;
+}
+
+/// Most schedules are drawn over training.steps: with another number of them the rates of all steps are others.
+void tell_changed_schedule(const ExperimentConfig& config, std::int64_t steps_before) {
+  const std::int64_t steps = config.training.steps, last_of_both = std::min(steps, steps_before) - 1;
+  const std::unique_ptr<Schedule> schedule = make_schedule(config.schedule);
+  const double before = schedule->at(last_of_both, steps_before).rate,
+               now = schedule->at(last_of_both, steps).rate;
+  if (now != before)
+    logging::warning(
+        "train",
+        "the schedule {} depends on training.steps, which was {} and is {}: at step {} the rate is {} "
+        "of optimizer.learning_rate in place of {}",
+        config.schedule.kind(), steps_before, steps, last_of_both + 1, now, before);
 }
 
 }  // namespace
 
-RunFolder::RunFolder(const fs::path& path, const ExperimentConfig& config) : path_(path) {
+void require_task_of_run(const fs::path& folder, const Task& task) {
+  const fs::path file = folder / tasks::task_file_name;
+  if (!fs::exists(file)) return;
+  const io::Json before = tasks::to_json(tasks::read_task(folder)), now = tasks::to_json(task);
+  std::string differences;
+  for (const auto& [key, value] : now.items())
+    if (before[key] != value)
+      differences += "\n  " + key + ": " + shown(before[key]) + " there, " + shown(value) + " now";
+  if (!differences.empty())
+    throw_error(
+        ExitCode::bad_data,
+        "{}: the data must be those that the run began with; prepare them as they were (--classes gives "
+        "the order of classes), or choose another --out:{}",
+        file, differences);
+}
+
+RunFolder::RunFolder(const fs::path& path, const ExperimentConfig& config, const Task& task) : path_(path) {
   io::make_directory(path_);
   lock_.emplace(path_);
   io::make_directory(checkpoints());
   io::remove_temporaries(path_);
   // Without a checkpoint there is nothing to continue, and so nothing that another configuration could spoil.
-  if (fs::exists(file("config.resolved.yaml")) && !fs::is_empty(checkpoints()))
-    check_configuration(file("config.resolved.yaml"), config);
+  std::int64_t steps_before = config.training.steps;
+  if (fs::exists(file("config.resolved.yaml")) && !fs::is_empty(checkpoints())) {
+    steps_before = check_configuration(file("config.resolved.yaml"), config).training.steps;
+    require_task_of_run(path_, task);
+  }
   io::write_file(file("config.resolved.yaml"), config::dump(config));
+  write_json(tasks::task_file_name, tasks::to_json(task));
   io::write_file(file("environment.json"), io::dump_json(environment_json(), 2) + "\n");
   logging::open_file(file("log.txt"));
+  tell_changed_schedule(config, steps_before);
 }
 
 RunFolder::~RunFolder() { logging::close_file(); }
+
+void RunFolder::set_result_aside(std::int64_t step) {
+  if (!fs::exists(file("result.json"))) return;
+  const std::string name = "result-" + std::to_string(step) + ".json";
+  io::rename_path(file("result.json"), file(name));
+  logging::info("train", "the earlier result is kept as {}", name);
+}
 
 void RunFolder::open_metrics(std::int64_t step) {
   const fs::path path = file("metrics.jsonl");
@@ -77,7 +128,7 @@ void RunFolder::write_row(const io::Json& row) {
   }
 }
 
-void RunFolder::write_json(const std::string& name, const io::Json& value) {
+void RunFolder::write_json(std::string_view name, const io::Json& value) {
   io::write_file(file(name), io::dump_json(value, 2) + "\n");
 }
 

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <ctime>
 
 #include "data/record_file.h"
@@ -58,8 +59,13 @@ io::Json score_json(const Score& score, const Objective& objective) {
 }
 
 std::string score_text(const Score& score, const Objective& objective) {
-  if (objective.has_accuracy()) return format_text("accuracy {}, loss {}", score.accuracy, score.loss);
-  return format_text("loss {}, pearson {}, spearman {}", score.loss, score.pearson, score.spearman);
+  std::array<char, 160> text{};
+  if (objective.has_accuracy())
+    std::snprintf(text.data(), text.size(), "accuracy %.4f, loss %.4f", score.accuracy, score.loss);
+  else
+    std::snprintf(text.data(), text.size(), "loss %.4f, pearson %.4f, spearman %.4f", score.loss, score.pearson,
+                  score.spearman);
+  return text.data();
 }
 
 std::string write_anomaly(RunFolder& folder, std::int64_t step, const StepOutcome& outcome,

@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "io/atomic_file.h"
 #include "io/hash.h"
 #include "io/safetensors.h"
 #include "tern/logging.h"
@@ -11,6 +12,9 @@
 namespace tern {
 namespace {
 
+namespace fs = std::filesystem;
+
+constexpr std::int64_t start_file_cap = 1 << 20;
 constexpr std::string_view encoder = "encoder.";
 constexpr auto remedy = "start from a run whose model and task.padded_length agree";
 
@@ -36,12 +40,17 @@ void require_same_encoder(const io::SafetensorsFile& file, const ParameterStore&
                   record.name, remedy);
 }
 
+/// `file` as it lies in `source`, for results that leave this machine; the file's name where both are one.
+fs::path file_in(const fs::path& source, const fs::path& file) {
+  const fs::path inside = fs::relative(file, source);
+  return inside == "." ? file.filename() : inside;
+}
+
 }  // namespace
 
-io::Json start_from(const std::filesystem::path& source, ParameterStore& store) {
+io::Json start_from(const fs::path& source, ParameterStore& store) {
   const ChosenCheckpoint chosen = choose_checkpoint(source);
-  const io::SafetensorsFile file(std::filesystem::is_directory(chosen.path) ? chosen.path / "model.safetensors"
-                                                                            : chosen.path);
+  const io::SafetensorsFile file(chosen.parameters());
   require_same_encoder(file, store);
   std::int64_t count = 0;
   for (const Parameter& parameter : store.parameters()) {
@@ -52,10 +61,25 @@ io::Json start_from(const std::filesystem::path& source, ParameterStore& store) 
   store.round_values();
   logging::info("train", "{} parameters of the encoder are those of {}", count, chosen.path);
   return {{"source", source.string()},
-          {"file", file.path().string()},
+          {"file", file_in(source, file.path()).string()},
           {"step", chosen.step},
           {"parameters", count},
           {"xxh3_128", io::to_hex(io::hash_of_file(file.path()))}};
+}
+
+io::Json read_start(const fs::path& run) {
+  const fs::path file = run / start_file;
+  return io::parse_json(io::read_file(file, start_file_cap), file.string());
+}
+
+void keep_start(const fs::path& origin, RunFolder& folder) {
+  if (fs::exists(folder.file(start_file))) return;
+  if (!fs::exists(origin / start_file))
+    throw_error(ExitCode::failed,
+                "training.start_from: the run that goes on must have begun with it, got a checkpoint whose run "
+                "has no {}; leave it out, or start anew with --resume none",
+                start_file);
+  folder.write_json(start_file, read_start(origin));
 }
 
 }  // namespace tern

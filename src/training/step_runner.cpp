@@ -32,11 +32,10 @@ double room_for_step(Device device, std::int64_t live) {
 std::string memory_advice(const Experiment& experiment, std::int64_t tokens, std::int64_t live) {
   const std::int64_t records = part_records(experiment);
   const std::int64_t sequences = records * (experiment.task.interface.is_pair ? 2 : 1);
-  const double floats = estimate_cost(experiment.config.model, experiment.task.interface, 0, records,
-                                      std::max<std::int64_t>(tokens / std::max<std::int64_t>(sequences, 1), 1))
-                            .training_bytes /
-                        sizeof(float);
-  const double wanted = floats * static_cast<double>(size_of(experiment.store.dtype()));
+  const BatchCost part{records, std::max<std::int64_t>(tokens / std::max<std::int64_t>(sequences, 1), 1),
+                       experiment.store.dtype()};
+  const double wanted =
+      estimate_cost(experiment.config.model, experiment.task.interface, 0, part).training_bytes;
   const double share = std::clamp(room_for_step(experiment.device(), live) / std::max(wanted, 1.0), 0.0, 0.5);
   auto fitting = static_cast<std::int64_t>(share * static_cast<double>(records));
   if (fitting >= 8) fitting = fitting / 8 * 8;

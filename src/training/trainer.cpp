@@ -1,14 +1,14 @@
 #include "tern/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
+#include "base/clock.h"
 #include "data/loader.h"
 #include "io/atomic_file.h"
-#include "tasks/task_file.h"
 #include "tern/logging.h"
 #include "training/progress_line.h"
+#include "training/run_files.h"
 #include "training/run_folder.h"
 #include "training/run_report.h"
 #include "training/splits.h"
@@ -18,12 +18,7 @@
 namespace tern {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
-
 constexpr int failed_saves_allowed = 3;
-constexpr auto start_file = "start.json";
-constexpr std::int64_t start_file_cap = 1 << 20;
 constexpr auto stopped_text = "stopped by a signal after step {}, saved; run the command again to continue";
 
 }  // namespace
@@ -50,13 +45,12 @@ struct Trainer::State {
         dev(open_split(e.task.dev, e.task)),
         test(open_split(e.task.test, e.task)),
         loader(train, training_loader_options(e, c)),
-        folder(options.folder, e.config),
+        folder(options.folder, e.config, e.task),
         runner(e, c, [this] { return loader.next(); }) {}
 
   const TrainingConfig& training() const { return experiment.config.training; }
   void require_space() const;
   void restore(const RunOptions& options);
-  void keep_start(const std::filesystem::path& checkpoint);
   void forget_lost_best();
   std::int64_t launched() const { return progress.step + static_cast<std::int64_t>(runner.pending()); }
   void launch();
@@ -90,13 +84,16 @@ void Trainer::State::require_space() const {
 
 void Trainer::State::restore(const RunOptions& options) {
   std::optional<Progress> found;
+  const bool has_start = !training().start_from.empty();
   if (options.resume == ResumeMode::path) {
+    const std::filesystem::path origin = run_of_checkpoint(options.checkpoint);
+    require_task_of_run(origin, experiment.task);
     found = load_checkpoint(options.checkpoint, experiment);
-    keep_start(options.checkpoint);
+    if (has_start) keep_start(origin, folder);
     set_newer_aside(folder.checkpoints(), found->step);
   }
   if (options.resume == ResumeMode::newest) found = resume_newest(folder.checkpoints(), experiment);
-  if (options.resume == ResumeMode::newest && found) keep_start({});
+  if (options.resume == ResumeMode::newest && found && has_start) keep_start(folder.path(), folder);
   if (options.resume == ResumeMode::none && !list_checkpoints(folder.checkpoints()).empty())
     throw_error(ExitCode::cannot_create, "{}: holds checkpoints already; resume it, or choose another --out",
                 folder.path());
@@ -106,27 +103,14 @@ void Trainer::State::restore(const RunOptions& options) {
     forget_lost_best();
     logging::info("train", "continuing after step {} of {}", progress.step, training().steps);
   } else {
-    if (!training().start_from.empty())
-      folder.write_json(start_file, start_from(training().start_from, experiment.store));
+    if (has_start) folder.write_json(start_file, start_from(training().start_from, experiment.store));
     save_parameters(folder.file("initial.safetensors"), experiment.store);
   }
   experiment.state.set_step(static_cast<std::uint32_t>(progress.step));
   first_step = progress.step;
   seconds_before = progress.elapsed_seconds;
+  if (progress.step < training().steps) folder.set_result_aside(progress.step);
   folder.open_metrics(progress.step);
-}
-
-/// A checkpoint of another folder brings along what that run started from, which result.json names in the end.
-void Trainer::State::keep_start(const std::filesystem::path& checkpoint) {
-  namespace fs = std::filesystem;
-  if (training().start_from.empty() || fs::exists(folder.file(start_file))) return;
-  const fs::path there = fs::weakly_canonical(checkpoint).parent_path().parent_path() / start_file;
-  if (checkpoint.empty() || !fs::exists(there))
-    throw_error(ExitCode::failed,
-                "training.start_from: the run that goes on must have begun with it, got a checkpoint whose run "
-                "has no {}; leave it out, or start anew with --resume none",
-                start_file);
-  folder.write_json(start_file, io::parse_json(io::read_file(there, start_file_cap), there.string()));
 }
 
 /// A fall-back or another folder may lack the best checkpoint: an evaluation, due at once, replaces it.
@@ -252,6 +236,7 @@ void Trainer::State::evaluate_dev() {
 }
 
 void Trainer::State::save(bool is_last) {
+  folder.require_held();
   progress.elapsed_seconds = seconds_before + seconds_since(started);
   try {
     save_checkpoint(folder.checkpoints(), experiment, progress);
@@ -307,9 +292,7 @@ RunResult Trainer::State::finish() {
   if (stop_requested()) throw_error(ExitCode::interrupted, stopped_text, progress.step);
   io::Json written =
       result_json(experiment, result, seconds_before + seconds_since(started), runner.peak_bytes());
-  if (!training().start_from.empty())
-    written["start"] = io::parse_json(io::read_file(folder.file(start_file), start_file_cap),
-                                      folder.file(start_file).string());
+  if (!training().start_from.empty()) written["start"] = read_start(folder.path());
   folder.write_json("result.json", written);
   return result;
 }
@@ -318,7 +301,6 @@ Trainer::Trainer(Experiment& experiment, Communicator& communicator, const RunOp
     : state_(std::make_unique<State>(experiment, communicator, options)) {
   state_->require_space();
   state_->restore(options);
-  state_->folder.write_json(std::string(tasks::task_file_name), tasks::to_json(experiment.task));
 }
 Trainer::~Trainer() = default;
 

@@ -128,6 +128,27 @@ TEST_F(RunCommands, EvaluateRepeatsTheScoresOfTheRun) {
   EXPECT_EQ(io::parse_json(file.out, "output")["draws"], io::parse_json(dev.out, "output")["draws"]);
 }
 
+TEST_F(RunCommands, SampledScoresAreThoseOfTheBestStep) {
+  std::vector<std::string> arguments = short_training(path("data"), path("overshot"), 6);
+  arguments.insert(arguments.end(), {"--set", "optimizer.learning_rate=3"});
+  const Outcome trained = tern_command(arguments);
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const io::Json result = json_file(path("overshot/result.json"));
+  ASSERT_LT(result["best_step"], 6) << "else the last step draws the same hashes";
+  const Outcome evaluated = tern_command({"evaluate", path("overshot"), "--json"});
+  EXPECT_EQ(io::parse_json(evaluated.out, "output")["draws"][0]["all"], result["test"]);
+}
+
+TEST_F(RunCommands, NoScoreIsGivenOfWholeBatchesWhereThereIsNone) {
+  std::vector<std::string> arguments = short_training(path("data"), path("one-batch"), 2);
+  arguments.insert(arguments.end(), {"--set", "training.batch_size=32"});
+  for (const Outcome& outcome : {tern_command(arguments), tern_command({"evaluate", path("one-batch")})}) {
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_TRUE(holds(outcome.out, "accuracy")) << outcome.out;
+    EXPECT_FALSE(holds(outcome.out, "drop last")) << outcome.out;
+  }
+}
+
 TEST_F(RunCommands, EvaluateDrawsHashesAnew) {
   const Outcome outcome = tern_command({"evaluate", path("run"), "--hash-draws", "3", "--json"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;

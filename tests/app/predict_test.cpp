@@ -227,6 +227,31 @@ TEST_F(Predict, MistakesAreTold) {
   EXPECT_EQ(tern_command({"predict", copy, "--input", table}).code, code_of(ExitCode::missing_input));
 }
 
+TEST_F(Predict, OverridesThatNobodyWouldReadAreRefused) {
+  const std::string run = path("class-run"), table = path("table.tsv");
+  const auto outcome_of = [&](const std::string& command, const std::string& override) {
+    std::vector<std::string> arguments{command, run, "--set", override};
+    if (command == "predict") arguments.insert(arguments.end(), {"--input", table});
+    return tern_command(arguments);
+  };
+  for (const std::string override : {"optimizer.learning_rate=1", "schedule.warmup=7", "training.steps=9"})
+    for (const std::string command : {"predict", "evaluate"}) {
+      const Outcome refused = outcome_of(command, override);
+      EXPECT_EQ(refused.code, code_of(ExitCode::bad_config)) << override;
+      EXPECT_TRUE(holds(refused.err, "--set " + override.substr(0, override.find('=')) + ": ")) << refused.err;
+    }
+  const Outcome task = outcome_of("predict", "task.max_length=8");
+  EXPECT_EQ(task.code, code_of(ExitCode::bad_config));
+  EXPECT_TRUE(holds(task.err, "--set task.max_length: ") && holds(task.err, "got 8 in place of the run's 0"))
+      << task.err;
+  EXPECT_EQ(outcome_of("evaluate", "task.data=" + path("absent")).code, code_of(ExitCode::missing_input));
+  for (const std::string override : {"run.seed=5", "training.batch_size=4", "training.steps=20"})
+    EXPECT_EQ(outcome_of("predict", override).code, 0) << override;
+  const std::string as_trained = outcome_of("predict", "run.threads=1").out;
+  EXPECT_NE(outcome_of("predict", "model.attention.hashes=64").out, as_trained);
+  EXPECT_EQ(outcome_of("predict", "model.width=16").code, code_of(ExitCode::bad_data));
+}
+
 TEST_F(Predict, OtherClassesOrDamageAreNotScored) {
   expect_done(tern_command({"data", "prepare", "classification", "--train", path("table.tsv"), "--classes",
                             "good,bad", "--out", path("turned")}));

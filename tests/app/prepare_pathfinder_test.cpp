@@ -46,6 +46,11 @@ TEST_F(PreparePathfinder, DrawsRecordsImagesAndASheetAndSaysThatTheyAreGenerated
 
 TEST_F(PreparePathfinder, ReadsReleasedImages) {
   ASSERT_EQ(prepare({"--count", "20", "--out", path("data"), "--png", path("png")}).code, 0);
+  const Outcome drawn = prepare({"--from", path("png"), "--out", path("drawn")});
+  EXPECT_EQ(drawn.code, 0) << drawn.err;
+  EXPECT_TRUE(holds(drawn.out, "note: generated")) << drawn.out;
+  EXPECT_EQ(info("drawn")[2]["options"]["note"], "generated");
+  fs::remove(folder_ / "png/pathfinder32/curv_contour_length_14/note.txt");
   const Outcome made = prepare({"--from", path("png"), "--out", path("released")});
   EXPECT_EQ(made.code, 0) << made.err;
   EXPECT_FALSE(holds(made.out, "generated"));

@@ -8,6 +8,7 @@
 #include "support/temporary_folder.h"
 #include "tern/attention.h"
 #include "tern/error.h"
+#include "tern/objective.h"
 #include "tern/optimizer.h"
 #include "tern/task.h"
 
@@ -47,6 +48,7 @@ void expect_lists(const std::string& word, std::span<const ChoiceKind> kinds) {
 TEST(List, NamesEveryKindAndOption) {
   expect_lists("attention", attention_choices());
   expect_lists("tasks", task_choices());
+  expect_lists("objectives", objective_choices());
   expect_lists("schedules", schedule_choices());
   EXPECT_EQ(json_of({"list", "devices"})[0]["name"], "cpu");
 }
@@ -95,6 +97,25 @@ TEST(Describe, CostsFollowTheLengths) {
   EXPECT_DOUBLE_EQ(costs[0]["training_operations"].get<double>(), 3 * expected);
   EXPECT_DOUBLE_EQ(costs[0]["step_operations"].get<double>(), 32 * 3 * expected);
   EXPECT_GT(costs[1]["step_bytes"].get<double>(), costs[0]["step_bytes"].get<double>());
+}
+
+TEST(Describe, MemoryIsThatOfTheConfiguredType) {
+  const auto described = [](const std::string& precision) {
+    return json_of({"describe", config_file("lra/listops.yaml"), "--lengths", "2000", "--set",
+                    "run.device=auto", "--set", "run.precision=" + precision});
+  };
+  const io::Json single = described("float32"), tensor = described("tf32"), half = described("bfloat16");
+  EXPECT_EQ(single["dtype"], "float32");
+  EXPECT_EQ(tensor["costs"], single["costs"]);
+  EXPECT_EQ(half["dtype"], "bfloat16");
+  const double parameters = single["parameter_count"].get<double>(),
+               wide = single["costs"][0]["step_bytes"].get<double>() - 16 * parameters;
+  EXPECT_DOUBLE_EQ(half["costs"][0]["step_bytes"].get<double>(), 18 * parameters + wide / 2);
+  EXPECT_EQ(json_of({"describe", config_file("quickstart.yaml"), "--set", "run.device=cuda"})["dtype"],
+            "bfloat16")
+      << "no GPU is needed to describe one";
+  EXPECT_TRUE(holds(tern_command({"describe", config_file("lra/listops.yaml"), "--set", "run.device=cpu"}).out,
+                    "a step of 32 in float32"));
 }
 
 TEST(Config, EveryShippedFileIsSound) {

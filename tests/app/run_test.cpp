@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "app/command.h"
 #include "io/json.h"
@@ -29,6 +30,10 @@ TEST(Run, UsageMistakesAreExitTwoWithTheNearestWord) {
       {{"list", "tasks", "surplus"}, "unexpected argument surplus"},
       {{"data", "prepare", "listops", "--train", "many"}, "--train"},
       {{"--log-level", "loud", "list", "tasks"}, "--log-level"},
+      {{"predict", "run"}, "--input or --records is required"},
+      {{"predict", "run", "surplus"}, "unexpected argument surplus"},
+      {{"predict", "run", "--input", "x.tsv", "--batch-size", "0"}, "--batch-size: Value 0 not in range"},
+      {{"describe", "x.yaml", "--lengths", "0"}, "--lengths: Value 0 not in range 1 to 16777216"},
   };
   for (const Case& mistake : cases) {
     const Outcome outcome = tern_command(mistake.arguments);
@@ -37,6 +42,24 @@ TEST(Run, UsageMistakesAreExitTwoWithTheNearestWord) {
         << "wanted: " << mistake.message << "\ngot: " << outcome.err;
     EXPECT_TRUE(holds(outcome.err, "--help"));
     EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST(Run, PathsThatTheSystemRefusesAreExitSeventyFour) {
+  const TemporaryFolder folder;
+  const std::string circle = folder / "circle";
+  std::filesystem::create_symlink("circle", circle);
+  const std::vector<std::vector<std::string>> commands{{"evaluate", circle},
+                                                       {"report", circle},
+                                                       {"data", "verify", circle},
+                                                       {"checkpoint", "list", circle},
+                                                       {"data", "prepare", "listops", "--out", circle},
+                                                       {"report", std::string(300, 'x')}};
+  for (const std::vector<std::string>& command : commands) {
+    const Outcome outcome = tern_command(command);
+    EXPECT_EQ(outcome.code, code_of(ExitCode::io_error)) << outcome.err;
+    EXPECT_TRUE(holds(outcome.err, command.back())) << outcome.err;
+    EXPECT_FALSE(holds(outcome.err, "internal")) << outcome.err;
   }
 }
 
@@ -50,8 +73,9 @@ TEST(Run, HelpBeginsWithExamplesAndNamesEveryOption) {
         "config", "doctor"}},
       {{"train"}, {"config", "--set", "--out", "--resume"}},
       {{"evaluate"}, {"source", "--split", "--records", "--seed", "--hash-draws", "--set", "--json"}},
+      {{"predict"}, {"source", "--input", "--records", "--out", "--text", "--set"}},
       {{"describe"}, {"config", "--set", "--lengths", "--json"}},
-      {{"list"}, {"attention", "tasks", "devices", "schedules"}},
+      {{"list"}, {"attention", "tasks", "objectives", "schedules", "devices"}},
       {{"list", "attention"}, {"--json"}},
       {{"data"}, {"prepare", "verify", "info"}},
       {{"data", "prepare", "listops"},
@@ -127,7 +151,7 @@ TEST(Run, EachClassOfErrorHasItsExitCode) {
       {ExitCode::bad_config, {"describe", folder / "bad.yaml"}, "did you mean width?"},
       {ExitCode::bad_config,
        {"describe", listops, "--set", "model.heads=5"},
-       "model.heads must divide model.width"},
+       "model.heads must divide model.width (64), got 5"},
   };
   for (const Case& error : cases) {
     const Outcome outcome = tern_command(error.arguments);
@@ -191,6 +215,61 @@ TEST(Run, InterruptedTrainingSavesAndContinues) {
   const Outcome finished = tern_command(short_training(folder / "data", folder / "run", done + 2));
   EXPECT_EQ(finished.code, 0) << finished.err;
   EXPECT_TRUE(holds(finished.err, "continuing after step " + std::to_string(done)));
+}
+
+TEST(Run, MessagesOfClosedStreamsReachNoFile) {
+  const TemporaryFolder folder;
+  prepare_short_data(folder / "data");
+  const Outcome outcome =
+      tern_process(quoted(short_training(folder / "data", folder / "run", 6)) + " <&- >&- 2>&-", folder.path());
+  EXPECT_EQ(outcome.code, code_of(ExitCode::io_error)) << "the summary could not be written";
+  const std::string rows = read_bytes(folder / "run/metrics.jsonl");
+  EXPECT_TRUE(rows.ends_with("}\n")) << rows;
+  for (std::size_t begin = 0; begin < rows.size();) {
+    const std::size_t end = rows.find('\n', begin);
+    EXPECT_NO_THROW(io::parse_json(rows.substr(begin, end - begin), "metrics.jsonl"));
+    begin = end + 1;
+  }
+}
+
+TEST(Run, LimitsOnTheSizeOfFilesAreErrors) {
+  const TemporaryFolder folder;
+  prepare_short_data(folder / "data");
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit small{4096, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  const Outcome outcome =
+      tern_process(quoted(short_training(folder / "data", folder / "run", 6)), folder.path());
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::io_error)) << outcome.out;
+  EXPECT_TRUE(holds(outcome.out, "ulimit -f")) << outcome.out;
+}
+
+/// Trains without end in `folder`/run, runs a shell command there once a checkpoint is complete, and waits.
+Outcome disturbed_training(const TemporaryFolder& folder, const std::string& disturbance) {
+  prepare_short_data(folder / "data");
+  return tern_process(
+      quoted(short_training(folder / "data", folder / "run", 1000000)) +
+          " & pid=$!; while kill -0 $pid && ! ls run/checkpoints/step-*/MANIFEST.json; do sleep 0.1; "
+          "done; " +
+          disturbance + "; wait $pid",
+      folder.path());
+}
+
+TEST(Run, ARunWhoseFolderIsTakenAwayEnds) {
+  const TemporaryFolder folder;
+  const Outcome outcome = disturbed_training(folder, "mv run elsewhere");
+  EXPECT_EQ(outcome.code, code_of(ExitCode::io_error)) << outcome.out;
+  // Told by the check before a save, or by the save that the move met.
+  EXPECT_TRUE(holds(outcome.out, "\ntern: " + (folder / "run").string())) << outcome.out;
+}
+
+TEST(Run, DataThatAreCutWhileInUseEndTheRun) {
+  const TemporaryFolder folder;
+  const Outcome outcome = disturbed_training(folder, ": > data/train.records");
+  EXPECT_EQ(outcome.code, code_of(ExitCode::io_error)) << outcome.out;
+  EXPECT_TRUE(holds(outcome.out, "became shorter")) << outcome.out;
 }
 
 TEST(Run, QuietLeavesOnlyErrors) {

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "app/command.h"
-#include "app/sweep_runner.h"
 #include "io/folder_lock.h"
 #include "io/json.h"
 #include "support/temporary_folder.h"
@@ -235,7 +234,7 @@ TEST_F(Sweep, chosen_runs_alone_are_trained) {
   for (const io::Json& run : runs)
     EXPECT_EQ(run["state"], run["name"] == "task-plain-seed2" ? "done" : "new") << run["name"];
   const std::string report = read_bytes(folder / "runs/report.md");
-  EXPECT_TRUE(holds(report, "- 3 planned run(s) have not begun.\n")) << report;
+  EXPECT_TRUE(holds(report, "- Planned runs that have not begun: 3.\n")) << report;
   EXPECT_FALSE(holds(report, "task-exact-seed1")) << report;
   write_sweep("2", "seeds: [1, 2]\nexclude: ['*-seed1']\n");
   EXPECT_TRUE(holds(sweep("--out runs --dry-run").out, "2 runs"));
@@ -294,7 +293,7 @@ TEST_F(Sweep, report_collects_a_ledger_and_keeps_a_page) {
     return tern_process("report " + arguments, folder.path());
   };
   const Outcome collected = report("runs --collect ledger");
-  EXPECT_TRUE(holds(collected.out, "2 result(s), 2 of them new")) << collected.out;
+  EXPECT_TRUE(holds(collected.out, "2 results, 2 of them new")) << collected.out;
   EXPECT_TRUE(holds(report("runs --collect ledger").out, "0 of them new"));
 
   write_bytes(folder / "page.md", "before\n<!-- report -->\n<!-- end report -->\nafter\n");
@@ -326,26 +325,6 @@ TEST(ShippedSweeps, name_sound_files) {
     ++count;
   }
   EXPECT_GE(count, 4);
-}
-
-TEST(SweepSlots, runs_go_to_the_gpus_in_turns) {
-  const auto text = [](int gpus, const std::optional<std::string>& visible, std::int64_t jobs) {
-    std::string out;
-    for (const app::SweepSlot& slot : app::sweep_slots(gpus, visible, jobs))
-      out += slot.device + "=" + slot.visible + " ";
-    return out;
-  };
-  EXPECT_EQ(text(0, {}, 2), "CPU= CPU= ");
-  EXPECT_EQ(text(2, {}, 1), "GPU 0=0 GPU 1=1 ");
-  EXPECT_EQ(text(2, "3,5", 2), "GPU 0=3 GPU 1=5 GPU 0=3 GPU 1=5 ");
-  EXPECT_EQ(text(1, "GPU-1d2c,7", 1), "GPU 0=GPU-1d2c ");
-}
-
-TEST(SweepMessages, the_last_message_of_the_program_is_kept) {
-  EXPECT_EQ(app::last_message("[train] a\ntern: first\n[train] b\ntern: second\n  in step 3\n"),
-            "second   in step 3");
-  EXPECT_EQ(app::last_message("tern: only\n"), "only");
-  EXPECT_EQ(app::last_message("[train] killed\n"), "");
 }
 
 TEST(Ledger, page_with_the_results_is_up_to_date) {

@@ -1,8 +1,7 @@
 // Times one training step (forward, backward, AdamW) and prints one JSON line for each case.
 //
 //   train_step CONFIG [--set a.b=c]... [--length 2048] [--lengths FILE | --records FILE] [--outputs 10]
-//   [--pair]
-//              [--repetitions 10] [--warm-up 2] [--eager]
+//              [--pair] [--repetitions 10] [--warm-up 2] [--eager]
 //
 // Random ids, every sequence `length` tokens; --lengths: lengths from a file, one number a line, no more than
 // `length`. --records: batches of a prepared split at their real lengths. --outputs and --pair replace what the

@@ -177,8 +177,8 @@ TEST(BadDocuments, other_values) {
       in_section("training", "milestones: [1, two]", {"3:19:", "each item must be an integer"}),
       in_section("training", "schedule: exponential", {"one of constant, linear, cosine", "exponential"}),
       in_section("model", "families: [gauss]", {"one of gaussian, interleaved, hadamard"}),
-      in_section("model", "heads: 3", {"3:10:", "model.heads must divide hidden_width"}),
-      in_section("model", "hidden_width: 65", {"model.heads must divide hidden_width"}),
+      in_section("model", "heads: 3", {"3:10:", "model.heads must divide hidden_width, got 3"}),
+      in_section("model", "hidden_width: 65", {"model.heads must divide hidden_width, got 2"}),
   });
 }
 

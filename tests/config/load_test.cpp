@@ -231,6 +231,20 @@ TEST_F(ConfigFiles, base_circles_depth_and_absence_are_named) {
   EXPECT_EQ(failure(folder_).first, ExitCode::missing_input);
 }
 
+TEST_F(ConfigFiles, pipes_are_read_and_circles_of_links_are_named) {
+  std::filesystem::create_symlink("circle", folder_ / "circle");
+  for (const auto& [code, text] : {failure(folder_ / "circle"), failure(write("x.yaml", "base: circle\n"))}) {
+    EXPECT_EQ(code, ExitCode::missing_input);
+    EXPECT_NE(text.find("circle cannot be opened"), std::string::npos) << text;
+  }
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  ASSERT_EQ(::write(ends[1], task.data(), task.size()), static_cast<ssize_t>(task.size()));
+  close(ends[1]);
+  EXPECT_EQ(failure("/dev/fd/" + std::to_string(ends[0])), std::pair(ExitCode::done, std::string()));
+  close(ends[0]);
+}
+
 TEST_F(ConfigFiles, paths_start_at_the_file_that_sets_them) {
   write("base/base.yaml", "run: {folder: results}\ntraining: {inputs: [a, ../b, /c]}\n");
   const auto file =

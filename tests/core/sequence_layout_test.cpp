@@ -13,12 +13,12 @@ TEST(SequenceLayout, derives_lengths_and_coordinates) {
   EXPECT_EQ(layout.sequences(), 3);
   EXPECT_EQ(layout.tokens(), 5);
   EXPECT_EQ(layout.longest, 3);
+  EXPECT_EQ(layout.shortest, 0);
+  EXPECT_EQ(make_layout({0, 2, 5}, {0, 1, 0, 1, 2}, {0, 1}, 6).shortest, 2);
   EXPECT_EQ(layout.padded_length, 6);
   const std::int64_t far = 1 + (std::int64_t{1} << 33);
   EXPECT_EQ(layout.token_sample.to_vector<std::int64_t>(), (std::vector<std::int64_t>{7, 7, far, far, far}));
   EXPECT_TRUE(layout.token_rows().position.shares_storage_with(layout.position));
-  EXPECT_EQ(layout.sequence_rows().position.to_vector<std::int32_t>(), (std::vector<std::int32_t>{0, 0, 0}));
-  EXPECT_EQ(layout.sequence_rows().sample.to_vector<std::int64_t>(), (std::vector<std::int64_t>{7, 8, far}));
 }
 
 TEST(SequenceLayout, may_be_empty) {

@@ -147,6 +147,25 @@ TEST_F(BadInputTest, a_run_can_start_from_a_checkpoint_of_another_folder_or_an_e
   EXPECT_TRUE(fs::exists(run / "checkpoints" / "step-00000012.abandoned" / "MANIFEST.json"));
 }
 
+TEST_F(BadInputTest, only_skipped_updates_in_a_row_end_a_run) {
+  const ThreadScope scope(1);
+  Experiment experiment(config({"training.max_skipped=2"}));
+  const auto communicator = solo_communicator();
+  Trainer trainer(experiment, *communicator, RunOptions{run, ResumeMode::newest, {}});
+  const Tensor& values = experiment.store.values();
+  const Tensor broken = full(values.shape(), NAN, values.dtype());
+  for (int i = 0; i < 3; ++i) {
+    const std::vector<float> sound = values.to_vector<float>();
+    copy(broken, values);
+    trainer.step();
+    copy(from_vector(sound, values.shape()), values);
+    trainer.step();
+  }
+  copy(broken, values);
+  trainer.step();
+  EXPECT_EQ(thrown_error([&] { trainer.step(); }).code(), ExitCode::diverged);
+}
+
 TEST_F(BadInputTest, divergence_skips_names_the_batches_and_ends) {
   const ThreadScope scope(1);
   Experiment experiment(

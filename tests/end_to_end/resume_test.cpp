@@ -161,6 +161,21 @@ TEST_P(ResumeTest, results_do_not_depend_on_the_number_of_threads) {
   EXPECT_EQ(fingerprints[0], fingerprints[1]);
 }
 
+TEST(ExtendedRun, has_no_result_until_it_ends) {
+  const TemporaryFolder temporary;
+  const fs::path data = temporary / "data", run = temporary / "run", result = run / "result.json";
+  prepare_tiny_data(data);
+  train_tiny(tiny_config(data, "none"), run);
+  train_tiny(tiny_config(data, "none"), run,
+             [&](Experiment&) { EXPECT_TRUE(fs::exists(result)) << "the same command again trains nothing"; });
+  const std::string before = read_bytes(result);
+  train_tiny(tiny_config(data, "none", {"training.steps=24"}), run, [&](Experiment&) {
+    EXPECT_FALSE(fs::exists(result));
+    EXPECT_EQ(read_bytes(run / "result-12.json"), before);
+  });
+  EXPECT_EQ(result_of(run)["steps"], 24);
+}
+
 INSTANTIATE_TEST_SUITE_P(attention, ResumeTest, testing::Values("softmax", "yoso"),
                          [](const auto& info) { return info.param; });
 

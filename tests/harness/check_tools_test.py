@@ -80,6 +80,8 @@ class IsaSymbols(unittest.TestCase):
 
     def test_shared_symbols(self):
         self.assertEqual(self.found("0000000000000000 W void f<float, (tern::Isa)2>()"), [])
+        self.assertEqual(self.found("0000000000000000 W _ZN4tern7kernels1fILNS_3IsaE1EEEvv"), [])
+        self.assertEqual(len(self.found("0000000000000000 W _ZN4tern7kernels1fILi1EEEvv")), 1)
         self.assertEqual(self.found("0000000000000000 t std::vector<int>::size()"), [])
         self.assertEqual(self.found("0000000000000000 V DW.ref.__gxx_personality_v0"), [])
         self.assertIn("std::vector", self.found("0000000000000010 W std::vector<int>::size()")[0])

@@ -29,5 +29,18 @@ TEST(FolderLock, NeedsAFolderThatCanBeWritten) {
   EXPECT_THROW(FolderLock(folder.path() / "missing"), Error);
 }
 
+TEST(FolderLock, KnowsWhetherItIsStillThere) {
+  const test::TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "x");
+  const FolderLock lock(folder / "x");
+  EXPECT_NO_THROW(lock.require_held());
+  std::filesystem::rename(folder / "x", folder / "y");
+  EXPECT_EQ(test::thrown_error([&] { lock.require_held(); }).code(), ExitCode::io_error) << "it is gone";
+  std::filesystem::create_directory(folder / "x");
+  const FolderLock other(folder / "x");
+  EXPECT_THROW(lock.require_held(), Error) << "another holder has the place";
+  EXPECT_NO_THROW(other.require_held());
+}
+
 }  // namespace
 }  // namespace tern::io

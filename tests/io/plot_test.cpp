@@ -140,5 +140,23 @@ TEST(PlotAxis, places_by_ratio_on_logarithmic_axes) {
   EXPECT_FALSE(even.has_place_for(std::nan("")));
 }
 
+TEST(PlotAxis, no_range_of_values_is_too_narrow_or_too_wide) {
+  constexpr double wide = 1e100, narrow = 1e-100;
+  const std::vector<std::vector<double>> cases{
+      {-wide, wide}, {-wide, -wide}, {wide}, {1e-320, 1e-310}, {-1e18, -1e18 + 256}, {-5, -5}, {narrow, wide}};
+  for (const std::vector<double>& values : cases)
+    for (const bool is_log : {false, true}) {
+      if (is_log && values.front() < narrow) continue;
+      const Axis axis = make_axis(is_log, values);
+      EXPECT_LT(axis.low, axis.high);
+      EXPECT_GE(axis.ticks.size(), 2u);
+      EXPECT_LE(axis.ticks.size(), 12u);
+      for (const double value : values) EXPECT_TRUE(axis.place(value) >= 0 && axis.place(value) <= 1) << value;
+    }
+  const Axis log{true, 1, 10, {}}, even{false, 0, 1, {}};
+  EXPECT_FALSE(even.has_place_for(-1e101));
+  EXPECT_FALSE(log.has_place_for(1e-320));
+}
+
 }  // namespace
 }  // namespace tern::io

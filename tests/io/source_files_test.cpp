@@ -78,15 +78,15 @@ TEST(SourceFiles, gives_a_plain_file_as_itself) {
 TEST(SourceFiles, reads_lines_and_says_where_they_stand) {
   const TemporaryFolder folder;
   const std::string longest(300000, 'x');  // more than one buffer
-  write_bytes(folder / "lines", "one\r\n\n" + longest + "\nthe last");
+  write_bytes(folder / "lines", "one\r\n\n" + longest + "\na\rb\r\r\nthe last\r");
   SourceFiles source(folder / "lines");
   ASSERT_TRUE(source.next());
   std::string line;
   std::vector<std::string> lines;
   while (source.read_line(line)) lines.push_back(line);
-  EXPECT_EQ(lines, (std::vector<std::string>{"one\r", "", longest, "the last"}));
-  EXPECT_EQ(source.line(), 4);
-  EXPECT_EQ(source.where(), (folder / "lines").string() + ":4");
+  EXPECT_EQ(lines, (std::vector<std::string>{"one", "", longest, "a\rb\r", "the last"}));
+  EXPECT_EQ(source.line(), 5);
+  EXPECT_EQ(source.where(), (folder / "lines").string() + ":5");
   EXPECT_FALSE(source.next());
 }
 

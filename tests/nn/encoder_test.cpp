@@ -129,6 +129,16 @@ TEST(Encoder, recompute_gives_the_same_bits_with_less_memory) {
   }
 }
 
+TEST(Encoder, gradients_of_recomputed_layers_are_ready_once_and_complete) {
+  const Case c = small_case(std::string(small).insert(1, "recompute: true, "));
+  Built built(c.config, c.task, DType::float32);
+  std::vector<std::pair<Tensor, std::vector<float>>> ready;
+  backward(mean_loss((*built.model)(c.tokens, c.layout, true), c),
+           [&](const Tensor& gradient) { ready.emplace_back(gradient, gradient.to_vector<float>()); });
+  EXPECT_EQ(ready.size(), built.store.parameters().size());
+  for (const auto& [gradient, then] : ready) EXPECT_EQ(gradient.to_vector<float>(), then);
+}
+
 TEST(Encoder, same_step_same_bits_for_any_thread_count) {
   const Case c = small_case(small);
   const int before = threads();
@@ -155,6 +165,35 @@ TEST(Encoder, dropout_depends_on_training_and_step) {
   EXPECT_EQ(run(false), evaluated);
   now = 1;
   EXPECT_EQ(run(true), trained);
+}
+
+TEST(Encoder, pre_norm_blocks_alone_have_dropout_inside) {
+  for (const std::string norm : {"pre", "post"}) {
+    const Case c = small_case("{width: 16, heads: 2, hidden_width: 24, dropout: 0.5, norm: " + norm + "}");
+    ParameterStore store(9, &step);
+    const FeedForward block(Scope(store), c.config);
+    const Tensor x = full({c.layout.tokens(), 16}, 1.0, DType::float32);
+    const auto values = [&](bool training) {
+      return block(x, c.layout.token_rows(), training).to_vector<float>();
+    };
+    EXPECT_EQ(values(true) == values(false), norm == "post") << norm;
+  }
+}
+
+TEST(Encoder, each_site_of_a_layer_drops_other_entries) {
+  const ModelConfig config = config_from(small);
+  ParameterStore store(9, &step);
+  const Scope scope = Scope(store).child("layer");
+  const auto build = [&](const Scope& inner, const AttentionShape& shape) {
+    return find_attention_kind("none").build(Choice(attention_choices(), "none"), inner, shape);
+  };
+  const EncoderLayer layer(scope, config, {2, 8, 20}, build, {});
+  std::set<std::pair<std::uint32_t, std::uint32_t>> keys;
+  for (const RandomStream& stream :
+       {layer.attention_dropout.options(true).stream, layer.feed_forward_dropout.options(true).stream,
+        scope.child("feed_forward").stream("dropout"), scope.child("attention").stream("weight_dropout")})
+    keys.emplace(stream.key.low, stream.key.high);
+  EXPECT_EQ(keys.size(), 4u);
 }
 
 TEST(Encoder, every_parameter_of_the_published_listops_model_is_there) {

@@ -57,7 +57,7 @@ TEST(ModelOptions, attention_may_be_narrower_or_wider_than_the_rows) {
     EXPECT_EQ((*built.model)(zeros({8}, DType::int32), layout, true).shape(), (Shape{2, 3}));
   }
   const Error error = thrown_error([] { config_of(", attention_width: 18"); });
-  EXPECT_TRUE(mentions(error, "heads must divide model.attention_width"));
+  EXPECT_TRUE(mentions(error, "heads must divide model.attention_width (18), got 4"));
 }
 
 TEST(ModelOptions, projections_may_have_no_bias) {

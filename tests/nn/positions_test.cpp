@@ -88,7 +88,7 @@ TEST(Positions, rotary_needs_heads_of_even_width) {
   const Error error =
       thrown_error([&] { config::load_text(config, "{width: 15, heads: 3, positions: rotary}", "test.yaml"); });
   EXPECT_EQ(error.code(), ExitCode::bad_config);
-  EXPECT_TRUE(mentions(error, "positions rotary needs heads of an even width"));
+  EXPECT_TRUE(mentions(error, "positions needs heads of an even width to be rotary, not 15 / 3, got rotary"));
 }
 
 /// The gradient of every parameter against differences.

@@ -1,6 +1,8 @@
 // Which runs make up a number, and what the number is called.
 #include "report/cells.h"
 
+#include <set>
+
 #include <gtest/gtest.h>
 
 #include "report/run_fixture.h"
@@ -45,7 +47,7 @@ TEST(Cells, seeds_of_one_recipe_make_one_number) {
   EXPECT_EQ(cell.test.count, 3);
   EXPECT_NEAR(cell.test.mean, 0.36, 1e-12);
   EXPECT_NEAR(cell.test.deviation.value(), 0.01, 1e-12);
-  EXPECT_NEAR(cell.drop_last.mean, 0.363, 1e-12);
+  EXPECT_NEAR(cell.drop_last.value().mean, 0.363, 1e-12);
   EXPECT_NEAR(cell.evaluation_seconds.mean, 4, 1e-12);
   EXPECT_TRUE(report.notes.empty()) << report.notes.front();
 }
@@ -188,6 +190,22 @@ TEST(Cells, tasks_and_mechanisms_have_their_published_names) {
     EXPECT_EQ(report::task_name(runs.runs[0]), named.task);
     EXPECT_EQ(report::mechanism_name(runs.runs[0]), named.mechanism);
   }
+}
+
+TEST(Cells, own_data_carry_the_name_of_their_folder) {
+  io::Json films = listops_result(), moods = listops_result(), plain = listops_result();
+  for (io::Json* result : {&films, &moods, &plain}) (*result)["config"]["task.kind"] = "classification";
+  films["config"]["task.data"] = "/somewhere/data/films";
+  moods["config"]["task.data"] = "\"/somewhere/with spaces/moods/\"";
+  plain["config"]["task.data"] = "/somewhere/data/prepared/classification";
+  const auto runs = found({films, moods, plain});
+  const Report report = report::gather(runs);
+  ASSERT_EQ(report.cells.size(), 3u);
+  std::set<std::string> columns;
+  for (const report::Cell& cell : report.cells) columns.insert(cell.task);
+  EXPECT_EQ(columns,
+            (std::set<std::string>{"films (classification)", "moods (classification)", "classification"}));
+  EXPECT_EQ(report.cells[0].row_name(), "Softmax") << "columns tell them apart";
 }
 
 TEST(Cells, data_are_called_what_they_are) {

@@ -23,8 +23,9 @@ class ReportTest : public testing::Test {
   }
   void add(const io::Json& result) { write_run(folder_ / ("run-" + std::to_string(runs_++)), result); }
 
- private:
   TemporaryFolder folder_;
+
+ private:
   report::Findings found_;
   int runs_ = 0;
 };
@@ -50,6 +51,29 @@ TEST_F(ReportTest, a_number_comes_with_spread_count_origin_and_what_was_publishe
   EXPECT_EQ(column("commit"), "abcdef012345");
   EXPECT_EQ(column("device"), "NVIDIA H100");
   EXPECT_EQ(column("peak MiB"), "272.9");
+}
+
+TEST_F(ReportTest, fewer_rows_than_a_batch_have_no_score_of_whole_batches) {
+  io::Json few = listops_result(1, 0.36);
+  few["test_drop_last"] = {{"examples", 0}, {"loss", 0.0}, {"accuracy", 0.0}};
+  add(few);
+  const report::Report report = gathered();
+  for (const report::Table& table : {report::detail_table(report), report::run_table(report)}) {
+    const auto& head = table.rows[0];
+    const auto column = std::find(head.begin(), head.end(), "whole batches %") - head.begin();
+    EXPECT_EQ(table.rows[1].at(static_cast<std::size_t>(column)), "-");
+  }
+}
+
+TEST_F(ReportTest, nothing_published_is_missed_beside_own_data) {
+  const std::string remark = "No run follows a published protocol";
+  io::Json variant = listops_result();
+  variant["data"]["train"]["records"] = 1000;
+  add(variant);
+  EXPECT_TRUE(shows(report::markdown(gathered()), remark));
+  variant["config"]["task.kind"] = "classification";
+  write_run(folder_ / "run-0", variant);
+  EXPECT_FALSE(shows(report::markdown(gathered()), remark));
 }
 
 TEST_F(ReportTest, one_seed_has_no_spread) {
@@ -114,9 +138,9 @@ TEST_F(ReportTest, unverified_values_and_runs_without_a_result_are_told) {
   EXPECT_TRUE(shows(text, "| YOSO-32, published (not verified) | 37.25 |")) << text;
   EXPECT_TRUE(shows(text, "| listops-none-seed1 | failed | - | - | a \\| b |")) << text;
   EXPECT_TRUE(shows(text, "| text-none-seed1 | interrupted | 410 | 75.00 | a signal |")) << text;
-  EXPECT_TRUE(shows(text, "- 2 run(s) have no accuracy")) << text;
-  EXPECT_TRUE(shows(text, "- 161 planned run(s) have not begun.\n")) << text;
-  EXPECT_TRUE(shows(report::html_page(report), "161 planned run(s)"));
+  EXPECT_TRUE(shows(text, "- Runs without an accuracy to show, listed below: 2.")) << text;
+  EXPECT_TRUE(shows(text, "- Planned runs that have not begun: 161.\n")) << text;
+  EXPECT_TRUE(shows(report::html_page(report), "Planned runs that have not begun: 161."));
   EXPECT_TRUE(shows(text, "generated: data made here by the benchmark's rule"));
 }
 
@@ -127,8 +151,8 @@ TEST_F(ReportTest, no_runs_are_said_to_be_none) {
 TEST_F(ReportTest, runs_not_begun_are_told_where_no_result_is) {
   report::Report report;
   report.not_begun = 3;
-  EXPECT_EQ(report::markdown(report), "- 3 planned run(s) have not begun.\n");
-  EXPECT_TRUE(shows(report::html_page(report), "<li>3 planned run(s) have not begun.</li>"));
+  EXPECT_EQ(report::markdown(report), "- Planned runs that have not begun: 3.\n");
+  EXPECT_TRUE(shows(report::html_page(report), "<li>Planned runs that have not begun: 3.</li>"));
 }
 
 TEST(TableText, each_format_escapes_its_own_signs) {

@@ -50,4 +50,11 @@ inline void write_bytes(const std::filesystem::path& path, std::string_view byte
   if (!file.flush()) throw std::runtime_error("cannot write " + path.string());
 }
 
+/// Puts a CR before each LF of a file.
+inline void end_lines_as_on_windows(const std::filesystem::path& file) {
+  std::string text;
+  for (const char byte : read_bytes(file)) text += byte == '\n' ? "\r\n" : std::string(1, byte);
+  write_bytes(file, text);
+}
+
 }  // namespace tern::test

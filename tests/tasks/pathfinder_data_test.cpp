@@ -185,7 +185,51 @@ TEST_F(ReleasedPathfinder, every_image_comes_back_once_with_its_label) {
   EXPECT_EQ(records_of(folder_ / "data", "dev").size(), 6u);
   EXPECT_EQ(records_of(folder_ / "data", "test").size(), 6u);
   EXPECT_EQ(sorted(all_records(folder_ / "data")), sorted(drawn(few(60))));
-  EXPECT_EQ(data_note(data::RecordFile(folder_ / "data/dev.records").header()), "");
+}
+
+TEST_F(ReleasedPathfinder, drawn_images_stay_generated_and_released_ones_have_no_note) {
+  const auto note_of = [&](const std::string& name) {
+    return data_note(data::RecordFile(folder_ / name / "dev.records").header());
+  };
+  release(folder_.path(), folder_ / "drawn");
+  release(set(), folder_ / "set");
+  EXPECT_EQ(note_of("drawn"), "generated");
+  EXPECT_EQ(note_of("set"), "generated");
+  fs::rename(set() / "note.txt", set() / "imgs/note.txt");  // beside other metadata, or none, it says nothing
+  release(folder_.path(), folder_ / "released");
+  EXPECT_EQ(note_of("released"), "");
+}
+
+TEST_F(ReleasedPathfinder, metadata_and_images_may_be_sources_of_their_own) {
+  release(set(), folder_ / "whole");
+  for (const char* part : {"metadata", "imgs"}) {
+    fs::create_directories(folder_ / "parts" / part);
+    fs::rename(set() / part, folder_ / "parts" / part / part);
+  }
+  fs::rename(set() / "note.txt", folder_ / "parts/metadata/note.txt");
+  const std::vector<fs::path> parts{folder_ / "parts/imgs", folder_ / "parts/metadata"};
+  const auto prepare = [&](const std::vector<fs::path>& from, const fs::path& folder) {
+    ReleasedImages images(from, {}, 0);
+    Preparation preparation({folder}, images.header(), images.sources());
+    images.write(preparation);
+  };
+  prepare(parts, folder_ / "joined");
+  for (const std::string_view split : split_names)
+    EXPECT_EQ(records_of(folder_ / "whole", split), records_of(folder_ / "joined", split)) << split;
+  EXPECT_EQ(data_note(data::RecordFile(folder_ / "joined/dev.records").header()), "generated");
+  fs::create_directory(folder_ / "useless");
+  write_bytes(folder_ / "useless/readme", "x");
+  const Error error = thrown_error([&] { prepare({parts[0], parts[1], folder_ / "useless"}, folder_ / "x"); });
+  EXPECT_EQ(error.code(), ExitCode::bad_data);
+  EXPECT_TRUE(mentions(error, "useless: must hold metadata/*.npy or images, got [readme]")) << error.what();
+  EXPECT_TRUE(mentions(refused(parts[0]), "must hold the metadata of one set")) << refused(parts[0]).what();
+}
+
+TEST_F(ReleasedPathfinder, lines_may_end_as_on_windows) {
+  release(set(), folder_ / "a");
+  test::end_lines_as_on_windows(set() / "metadata/0.npy");
+  release(set(), folder_ / "b");
+  EXPECT_EQ(records_of(folder_ / "a", "train"), records_of(folder_ / "b", "train"));
 }
 
 TEST_F(ReleasedPathfinder, the_seed_decides_the_split_and_the_form_of_the_source_does_not) {
@@ -248,7 +292,7 @@ TEST_F(ReleasedPathfinder, another_set_than_the_one_asked_for_is_refused) {
   EXPECT_TRUE(mentions(size, set_folder) && mentions(size, "--size")) << size.what();
   EXPECT_TRUE(mentions(refused(folder_.path(), {32, Difficulty::easy}), "curv_baseline"));
   EXPECT_TRUE(mentions(refused(set(), {32, Difficulty::easy}), "must have 6 paddles"));
-  EXPECT_TRUE(mentions(refused(set() / "imgs"), "metadata"));
+  EXPECT_TRUE(mentions(refused(set() / "imgs"), "must hold the metadata of one set"));
   fs::create_directory(folder_ / "copy");
   fs::copy(set(), folder_ / "copy/curv_contour_length_14", fs::copy_options::recursive);
   EXPECT_TRUE(mentions(refused(folder_.path()), "copy/curv_contour_length_14"));

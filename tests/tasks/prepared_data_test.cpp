@@ -169,6 +169,25 @@ TEST_F(Prepared, a_call_killed_before_its_manifest_gets_one) {
   EXPECT_EQ(read_bytes(folder_ / "out/manifest.json"), manifest);
 }
 
+TEST_F(Prepared, a_damaged_manifest_is_told_with_its_remedy) {
+  make();
+  const std::string manifest = read_bytes(folder_ / "out/manifest.json");
+  for (const std::string& damaged : {manifest.substr(0, manifest.size() / 2), std::string("[]"), std::string(),
+                                     std::string(R"({"splits": 3, "skipped": [1]})")})
+    for (const bool is_split_missing : {false, true}) {
+      test::write_bytes(folder_ / "out/manifest.json", damaged);
+      if (is_split_missing) std::filesystem::remove(folder_ / "out/test.records");
+      const Error error = thrown_error([&] { Preparation(options(), example_header()); });
+      EXPECT_EQ(error.code(), ExitCode::bad_data);
+      EXPECT_TRUE(mentions(error, "manifest.json: ") && mentions(error, "make the data again with --force"))
+          << error.what();
+      EXPECT_EQ(read_bytes(folder_ / "out/manifest.json"), damaged);
+      Preparation again(options(true), example_header());
+      write_example(again);
+      EXPECT_EQ(read_bytes(folder_ / "out/manifest.json"), manifest);
+    }
+}
+
 TEST_F(Prepared, damaged_items_beyond_those_allowed_are_an_error) {
   Preparation preparation(options(), example_header());
   preparation.skip_known({"train", "sample_172.png", "empty"});

@@ -105,6 +105,20 @@ TEST_F(Retrieval, documents_and_pairs_are_a_substitute_and_called_so) {
   EXPECT_EQ(read_split(out("cut"), "test"), (std::vector{pair_of("sec", "fir", 0)}));
 }
 
+TEST_F(Retrieval, lines_may_end_as_on_windows) {
+  prepare("unix", {folder_ / "release"});
+  prepare("unix-acl", {folder_ / "acl"}, {.is_substitute = true});
+  for (const char* name : {"release/tsv/new_aan_pairs.train.tsv", "release/tsv/new_aan_pairs.eval.tsv",
+                           "release/tsv/new_aan_pairs.test.tsv", "acl/acl_pairs.tsv", "acl/acl_docs.tsv"})
+    test::end_lines_as_on_windows(folder_ / name);
+  prepare("windows", {folder_ / "release"});
+  prepare("windows-acl", {folder_ / "acl"}, {.is_substitute = true});
+  for (const std::string_view split : split_names) {
+    EXPECT_EQ(read_split(out("windows"), split), read_split(out("unix"), split));
+    EXPECT_EQ(read_split(out("windows-acl"), split), read_split(out("unix-acl"), split));
+  }
+}
+
 TEST_F(Retrieval, damaged_lines_are_named) {
   const auto train = folder_ / "release/tsv/new_aan_pairs.train.tsv";
   for (const char* line : {"2.0\ta\tb\tc\td", "1.0\ta\tb\tc", "1.0\ta\tb\tc\td\te", "", "yes\ta\tb\tc\td"}) {

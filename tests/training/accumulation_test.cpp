@@ -83,6 +83,7 @@ void check_accumulation(const std::string& attention) {
 
 TEST(accumulation, softmax_with_dropout_is_the_same_in_parts) { check_accumulation("softmax"); }
 TEST(accumulation, yoso_with_sampling_is_the_same_in_parts) { check_accumulation("yoso"); }
+TEST(accumulation, routing_by_moving_centroids_is_the_same_in_parts) { check_accumulation("routing"); }
 
 }  // namespace
 }  // namespace tern

@@ -52,7 +52,7 @@ TEST(Cost, MemoryIsWithinAFactorOfTheMeasuredPeak) {
         Experiment experiment(configuration(std::string(kind.name), recompute));
         const double measured = measured_bytes(experiment, 4, length);
         const double estimated = estimate_cost(experiment.config.model, experiment.task.interface,
-                                               experiment.store.count(), 4, length)
+                                               experiment.store.count(), {4, length})
                                      .training_bytes;
         EXPECT_LT(estimated, 1.5 * measured)
             << kind.name << ", length " << length << ", recompute " << recompute;
@@ -82,7 +82,7 @@ TEST(Cost, MemoryOfMaskedTokensIsWithinAFactorOfTheMeasuredPeak) {
     backward((*experiment.objective)(experiment.model, batch, true, experiment.state.score()).loss);
     const auto measured = static_cast<double>(memory_statistics().peak_bytes);
     const double estimated =
-        estimate_cost(experiment.config.model, experiment.task.interface, experiment.store.count(), 4, 512)
+        estimate_cost(experiment.config.model, experiment.task.interface, experiment.store.count(), {4, 512})
             .training_bytes;
     EXPECT_LT(estimated, 1.5 * measured) << recompute;
     EXPECT_GT(estimated, measured / 1.5) << recompute;
@@ -93,21 +93,32 @@ TEST(Cost, OperationsFollowTheFormula) {
   const ExperimentConfig config = configuration("softmax", false);
   const TaskInterface task{32, padded_length, 10, false};
   const double token = 4 * 64 * 64 + 2 * 64 * 128.0, attention = 2 * 300 * 300 * 64.0, head = 128 * (64 + 10.0);
-  const Cost cost = estimate_cost(config.model, task, 0, 5, 300);
+  const Cost cost = estimate_cost(config.model, task, 0, {5, 300});
   EXPECT_DOUBLE_EQ(cost.forward_operations, 2 * 5 * (3 * (300 * token + attention) + head));
   EXPECT_DOUBLE_EQ(cost.training_operations, 3 * cost.forward_operations);
 
-  const Cost again = estimate_cost(configuration("softmax", true).model, task, 0, 5, 300);
+  const Cost again = estimate_cost(configuration("softmax", true).model, task, 0, {5, 300});
   EXPECT_DOUBLE_EQ(again.training_operations - cost.training_operations, 2 * 5 * 3 * (300 * token + attention));
   EXPECT_LT(again.training_bytes, cost.training_bytes);
 
   TaskInterface tokens = task;
   tokens.predicts_tokens = true;
-  EXPECT_DOUBLE_EQ(estimate_cost(config.model, tokens, 0, 5, 300).forward_operations,
+  EXPECT_DOUBLE_EQ(estimate_cost(config.model, tokens, 0, {5, 300}).forward_operations,
                    2 * 5 * (3 * (300 * token + attention) + 300 * 64 * (64 + 32.0)));
 
-  const Cost pairs = estimate_cost(config.model, {32, padded_length, 10, true}, 0, 5, 300);
+  const Cost pairs = estimate_cost(config.model, {32, padded_length, 10, true}, 0, {5, 300});
   EXPECT_DOUBLE_EQ(pairs.forward_operations, 2 * 5 * (2 * 3 * (300 * token + attention) + 128 * (256 + 10.0)));
+}
+
+TEST(Cost, RowsOfBfloat16TakeHalfAndParametersAddTheirRoundedValues) {
+  const ModelConfig model = configuration("softmax", false).model;
+  const TaskInterface task{32, padded_length, 10, false};
+  const auto bytes = [&](std::int64_t parameters, std::int64_t examples, DType dtype) {
+    return estimate_cost(model, task, parameters, {examples, 300, dtype}).training_bytes;
+  };
+  EXPECT_DOUBLE_EQ(bytes(1000, 0, DType::float32), 16 * 1000);
+  EXPECT_DOUBLE_EQ(bytes(1000, 0, DType::bfloat16), 18 * 1000);
+  EXPECT_DOUBLE_EQ(bytes(0, 5, DType::bfloat16), bytes(0, 5, DType::float32) / 2);
 }
 
 }  // namespace

@@ -59,7 +59,9 @@ TEST_P(CudaTraining, losses_in_float32_are_the_cpus) {
   const std::vector<std::string> length{"training.steps=50", "training.evaluate_every=50"};
   train("cpu", length);
   train("gpu", joined(length, in_float32));
-  EXPECT_EQ(difference(column("gpu", "loss"), column("cpu", "loss"), 1e-4), "");
+  // which token comes last into a cluster may follow from the last bits
+  const double allowed = GetParam() == "routing" ? 1e-3 : 1e-4;
+  EXPECT_EQ(difference(column("gpu", "loss"), column("cpu", "loss"), allowed), "");
   EXPECT_EQ(column("gpu", "tokens"), column("cpu", "tokens"));
   EXPECT_EQ(difference(column("gpu", "gradient_norm"), column("cpu", "gradient_norm"), 1e-2), "");
 }
@@ -160,7 +162,7 @@ TEST_P(CudaTraining, memory_that_runs_out_is_told_with_advice) {
   EXPECT_TRUE(mentions(error, "examples at a time should fit: training.accumulate=")) << error.what();
 }
 
-INSTANTIATE_TEST_SUITE_P(attention, CudaTraining, testing::Values("softmax", "yoso"),
+INSTANTIATE_TEST_SUITE_P(attention, CudaTraining, testing::Values("softmax", "yoso", "routing"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -101,6 +101,21 @@ TEST_F(ObjectiveTest, training_draws_other_masks_each_step_and_evaluation_the_sa
   EXPECT_EQ(evaluated, std::vector<double>(3, evaluated[0]));
 }
 
+/// Where data have one id, a token that is replaced stays what it is.
+TEST_F(ObjectiveTest, tokens_are_never_replaced_by_the_mask) {
+  const ExperimentConfig config = masked({"objective.rate=1", "objective.masked=0", "objective.replaced=1",
+                                          "model.dropout=0", "model.attention.dropout=0"});
+  Task task = make_task(config.task);
+  ASSERT_TRUE(task.mask_zero) << "0 is the mask's";
+  task.interface.ids = 2;
+  Experiment experiment(config, task);
+  const data::Batch ones = batch_of(8, 40, 2);
+  const Graded first = graded(experiment, ones, true);
+  EXPECT_EQ(first.score.examples, 320);
+  experiment.state.set_step(1);
+  EXPECT_EQ(graded(experiment, ones, true).loss, first.loss) << "no draw changes anything";
+}
+
 TEST_F(ObjectiveTest, masked_tokens_are_learned_and_the_lowest_loss_is_kept) {
   const RunResult result = train_tiny(
       masked({"training.steps=120", "training.evaluate_every=20", "model.dropout=0", "model.width=32"}),
@@ -147,7 +162,8 @@ TEST_F(ObjectiveTest, the_mask_needs_a_row_of_the_token_table) {
 
 TEST_F(ObjectiveTest, wrong_settings_are_named) {
   EXPECT_TRUE(mentions(thrown_error([&] { masked({"objective.rate=0"}); }), "objective.rate"));
-  EXPECT_TRUE(mentions(thrown_error([&] { masked({"objective.masked=0.95"}); }), "objective.replaced"));
+  EXPECT_TRUE(mentions(thrown_error([&] { masked({"objective.masked=0.95"}); }),
+                       "objective.replaced must be at most 1 - objective.masked (0.95), got 0.1"));
   EXPECT_EQ(thrown_error([&] { tiny_config(data, "softmax", {"objective.kind=guess"}); }).code(),
             ExitCode::bad_config);
 }

@@ -31,12 +31,14 @@ TEST(RunDevice, the_cpu_computes_in_float32_only) {
   for (const std::string precision : {"tf32", "bfloat16"}) {
     const Error error = thrown_error([&] { run_config("device: cpu, precision: " + precision); });
     EXPECT_EQ(error.code(), ExitCode::bad_config);
-    EXPECT_TRUE(mentions(error, "run.precision")) << error.what();
+    EXPECT_TRUE(
+        mentions(error, "run.precision must be float32 (or auto) where run.device is cpu, got " + precision))
+        << error.what();
     EXPECT_TRUE(mentions(error, "test.yaml:1")) << error.what();
     if (cuda_devices() > 0) continue;
     const Error later = thrown_error([&] { resolved(run_config("precision: " + precision)); });
     EXPECT_EQ(later.code(), ExitCode::bad_config) << "auto becomes the CPU here";
-    EXPECT_TRUE(mentions(later, "run.precision")) << later.what();
+    EXPECT_TRUE(mentions(later, "where run.device is cpu, got " + precision)) << later.what();
   }
 }
 

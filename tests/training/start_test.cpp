@@ -57,6 +57,20 @@ TEST_F(StartTest, takes_the_best_encoder_and_leaves_the_head) {
   const io::Json result = io::parse_json(read_bytes(after / "result.json"), "result");
   EXPECT_EQ(result["start"]["source"], before.string());
   EXPECT_EQ(result["start"]["step"], first.progress.best_step);
+  const std::string best = checkpoint_path("checkpoints", first.progress.best_step).string();
+  EXPECT_EQ(result["start"]["file"], best + "/model.safetensors") << "as it lies in the source";
+}
+
+TEST_F(StartTest, names_the_file_as_it_lies_in_what_was_given) {
+  const RunResult first = pretrain();
+  const fs::path checkpoint = checkpoint_path(before / "checkpoints", first.progress.best_step);
+  for (const fs::path& source : {checkpoint, checkpoint / "model.safetensors"}) {
+    Experiment experiment(config());
+    const io::Json start = start_from(source, experiment.store);
+    EXPECT_EQ(start["source"], source.string());
+    EXPECT_EQ(start["file"], "model.safetensors");
+    EXPECT_EQ(start["step"], first.progress.best_step);
+  }
 }
 
 TEST_F(StartTest, a_resumed_run_does_not_start_again) {

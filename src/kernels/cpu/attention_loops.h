@@ -16,6 +16,7 @@
 #include "kernels/cpu/attention_tasks.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/tiles.h"
+#include "kernels/cpu/unused_rows.h"
 
 namespace tern::kernels {
 namespace {
@@ -87,17 +88,6 @@ void forward_chunk(const AttentionTask& task, const AttentionInputs<T>& in, cons
   for (int row = 0; row < count; ++row) {
     const T factor = score.finish(scratch.rows, task, row);
     unpack<T, isa>(scratch.sums + row * stride, factor, head_rows(out, task.first + row, 1, task.head));
-  }
-}
-
-/// Zeros for rows outside all sequences.
-template <class T>
-void clear_unused(const Sequences& sequences, const Heads<T>& out) {
-  for (std::int64_t token = sequences.offsets[sequences.count]; token < out.tokens; ++token) {
-    for (int head = 0; head < out.heads; ++head) {
-      T* row = out.data + token * out.token_stride + head * out.head_stride;
-      std::fill(row, row + out.width, T{0});
-    }
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/parallel.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/unused_rows.h"
 
 namespace tern::kernels {
 namespace {
@@ -21,11 +22,10 @@ void for_each_tap(const Sequences& sequences, std::int64_t s, int window, const 
   }
 }
 
-/// Zeros for rows outside all sequences.
+/// `data` as packed rows with the heads of `x`.
 template <class T>
-void clear_unused(const Sequences& sequences, const Heads<const T>& x, T* packed) {
-  const std::int64_t row = std::int64_t{x.heads} * x.width, end = sequences.offsets[sequences.count];
-  if (end < x.tokens) std::fill(packed + end * row, packed + x.tokens * row, T(0));
+Heads<T> packed_like(const Heads<const T>& x, T* data) {
+  return {data, x.tokens, x.heads, x.width, std::int64_t{x.heads} * x.width, x.width};
 }
 
 }  // namespace
@@ -33,7 +33,7 @@ void clear_unused(const Sequences& sequences, const Heads<const T>& x, T* packed
 template <class T, Isa isa>
 void depthwise_conv_forward(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, const T* weight,
                             int window, T* y) {
-  clear_unused(sequences, x, y);
+  clear_unused(sequences, packed_like(x, y));
   parallel_for(sequences.count * x.heads, 1, [&](std::int64_t task) {
     const std::int64_t s = task / x.heads;
     const int head = static_cast<int>(task % x.heads);
@@ -52,7 +52,7 @@ void depthwise_conv_forward(Cpu<isa>&, const Sequences& sequences, Heads<const T
 template <class T, Isa isa>
 void depthwise_conv_backward(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, const T* weight,
                              int window, const T* dy, T* dx, T* dweight) {
-  if (dx != nullptr) clear_unused(sequences, x, dx);
+  if (dx != nullptr) clear_unused(sequences, packed_like(x, dx));
   const std::int64_t tasks = sequences.count * x.heads;
   const Buffer<T> partial(tasks * window);
   parallel_for(tasks, 1, [&](std::int64_t task) {

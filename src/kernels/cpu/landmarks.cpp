@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include "kernels/cpu/math.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/unused_rows.h"
 
 namespace tern::kernels {
 namespace {
@@ -32,12 +33,6 @@ void for_each_token(const Sequences& sequences, const Body& body) {
                        end = std::min<std::int64_t>(first + chunk_tokens, sequences.offsets[s + 1]);
     for (std::int64_t t = first; t < end; ++t) body(s, t, static_cast<int>(t - begin));
   });
-}
-
-template <class T>
-void clear_unused(const Sequences& sequences, const Heads<T>& x) {
-  for (std::int64_t t = sequences.offsets[sequences.count]; t < x.tokens; ++t)
-    for (int head = 0; head < x.heads; ++head) std::fill(x.row(t, head), x.row(t, head) + x.width, T(0));
 }
 
 /// Softmax of the first `used` of `width` entries, zeros behind them.

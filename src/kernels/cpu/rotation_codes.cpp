@@ -1,5 +1,5 @@
 // Codes of rows by random rotations: blocks of rows times the directions of their head and round, then the
-// place of the largest size with its sign.
+// place of the largest entry of [products; -products].
 #include <algorithm>
 
 #include "base/parallel.h"
@@ -57,7 +57,9 @@ struct CodeArrays {
   T *rows, *products;
 };
 
-/// First place of the largest entry of [row; -row].
+/// First place of the largest entry of [row; -row]. Overwrites the padding behind the columns. The largest
+/// negative begins at row[0] instead of -row[0]: where it stays there, the largest positive is at least as
+/// large and is taken.
 template <class T, Isa isa>
 int largest_place(T* row, int columns) {
   constexpr int lanes = Simd<T, isa>::lanes;

@@ -7,6 +7,7 @@
 #include "base/blas.h"
 #include "base/parallel.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/unused_rows.h"
 
 namespace tern::kernels {
 namespace {
@@ -32,12 +33,6 @@ void sum_chunk(const OuterSums<T>& in, std::int64_t first, std::int64_t rows, in
     const T* row = in.a.row(t, head);
     for (std::int64_t i = 0; i < r; ++i) total[i] += weight * row[i];
   }
-}
-
-template <class T>
-void clear_unused(const Sequences& sequences, const Heads<T>& y) {
-  for (std::int64_t t = sequences.offsets[sequences.count]; t < y.tokens; ++t)
-    for (int head = 0; head < y.heads; ++head) std::fill(y.row(t, head), y.row(t, head) + y.width, T(0));
 }
 
 template <class T>

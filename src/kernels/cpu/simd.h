@@ -15,6 +15,9 @@
 namespace tern::kernels {
 namespace {
 
+/// For exponentials and logarithms in base 2.
+constexpr double log2_e = 1.44269504088896340736, ln_2 = 0.69314718055994530942;
+
 template <class T, Isa isa>
 struct Simd {
   static constexpr int bytes = isa == Isa::v4 ? 64 : isa == Isa::v3 ? 32 : 16;

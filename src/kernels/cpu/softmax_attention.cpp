@@ -13,8 +13,6 @@
 namespace tern::kernels {
 namespace {
 
-constexpr double log2_e = 1.44269504088896340736, ln_2 = 0.69314718055994530942;
-
 /// The running maximum of a row is raised only when a score exceeds it by this much, so weights stay below 2^8.
 constexpr int most_excess = 8;
 

@@ -14,7 +14,6 @@ namespace {
 
 constexpr int sorted_tile = 64;
 constexpr ChunkRule sorted_rule{.shortest = sorted_tile, .step = sorted_tile, .most = std::int64_t{1} << 30};
-constexpr double log2_e = 1.44269504088896340736, ln_2 = 0.69314718055994530942;
 
 /// Tokens of one side of a tile and their segments in each round.
 struct TileTokens {

@@ -9,6 +9,7 @@
 
 #include "base/parallel.h"
 #include "kernels/cpu/sparse_tiles.h"
+#include "kernels/cpu/unused_rows.h"
 
 namespace tern::kernels {
 namespace {
@@ -182,14 +183,6 @@ void key_task(const TilePlace& place, const BackwardArguments<T>& arguments, con
     unpack<T, isa>(scratch.sums + i * tile_size, score.dk_factor(), place.rows(out.dk, place.first + i));
     unpack<T, isa>(scratch.value_sums + i * tile_size, T{1}, place.rows(out.dv, place.first + i));
   }
-}
-
-/// Zeros for rows outside all sequences.
-template <class T>
-void clear_unused(const Sequences& sequences, const Heads<T>& out) {
-  for (std::int64_t token = sequences.offsets[sequences.count]; token < out.tokens; ++token)
-    for (int head = 0; head < out.heads; ++head)
-      std::fill(out.row(token, head), out.row(token, head) + out.width, T{0});
 }
 
 /// dots[token, head] = sum_c y dy - dlog_sums.

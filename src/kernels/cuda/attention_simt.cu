@@ -7,6 +7,7 @@
 // Cost for each pair of tokens and head: 2 (forward) + 7 (backward) x width multiply-adds, and in each of the
 // three passes an exponential or a square root and, with dropout, a sixteenth of a Philox block. Memory: one
 // number for each token and head.
+#include "base/cuda_path.h"
 #include "kernels/attention.h"
 #include "kernels/cuda/attention_simt_kernels.cuh"
 
@@ -121,6 +122,14 @@ void with_tiles(const Cuda& cuda, int width, Run run) {
   }
 }
 
+/// Notes which kernels serve `function`, as with_tiles() chooses them.
+template <class T>
+void log_forward(const Cuda& cuda, const char* function, int width) {
+  if (std::is_same_v<T, double>) return log_path(function, width, "plain arithmetic", "float64");
+  if (cuda.options.tf32) return log_path(function, width, "mma.sync", "tf32");
+  log_path(function, width, "plain arithmetic", "float32");
+}
+
 template <class T, class Score>
 void attend(Cuda& cuda, const Sequences& sequences, const AttentionInputs<T>& in, const Score& score,
             const Heads<T>& out) {
@@ -157,6 +166,7 @@ void softmax_attention_forward(Cuda& cuda, const Sequences& sequences, const Att
                                const SoftmaxOptions& options, Heads<T> out, Accumulate<T>* lse) {
   SoftmaxScore<T> score = softmax_score<T>(options, in.q.tokens);
   score.lse_out = lse;
+  log_forward<T>(cuda, "exact attention", in.q.width);
   attend<T>(cuda, sequences, in, score, out);
 }
 
@@ -179,6 +189,7 @@ void softmax_attention_backward(Cuda& cuda, const Sequences& sequences, const At
 template <class T>
 void bernoulli_expectation_forward(Cuda& cuda, const Sequences& sequences, const AttentionInputs<T>& in,
                                    const BernoulliOptions& options, Heads<T> y) {
+  log_forward<T>(cuda, "YOSO's expectation", in.q.width);
   attend<T>(cuda, sequences, in, BernoulliScore<T>{options.bits, options.gradient}, y);
 }
 

@@ -15,10 +15,13 @@ template <class T, class Id>
 void gather(Cuda& cuda, const BucketGather<T, Id>& work) {
   if constexpr (std::is_same_v<T, bfloat16> && std::is_same_v<Id, std::uint16_t>) {
     const int parts = resident_parts(cuda, work);
-    log_path("YOSO's sampled form", work.out.width,
-             parts > 0 ? "rows in shared memory" : "rows through the second-level cache");
-    if (parts > 0) return gather_resident(cuda, work, parts);
+    if (parts > 0) {
+      log_path("YOSO's sampled form", work.out.width, "rows in shared memory");
+      return gather_resident(cuda, work, parts);
+    }
   }
+  const char* const type = sizeof(T) == 2 ? "bfloat16" : sizeof(T) == 4 ? "float32" : "float64";
+  log_path("YOSO's sampled form", work.out.width, "rows through the second-level cache", type);
   gather_rows(cuda, work);
 }
 

@@ -3,9 +3,8 @@
 // A block puts the tokens around its tile into shared memory by place (conv_places.cuh), zeros where there is
 // no token: 64 places at a time, once where nothing is masked. With r the row of a source and m that of an
 // output, the tap is r - m:
-//   forward, dx:  y[m, c] = sum over r of weight[r - m] x[r, c], the left operand made of weights, which are
-//   split
-//                 in two bfloat16 so that their rounding is of order 2^-17;
+//   forward, dx:  y[m, c] = sum over r of weight[r - m] x[r, c], the left operand made of weights, which
+//                 are split in two bfloat16 so that their rounding is of order 2^-17;
 //   dweight:      the diagonals of dy x^T; products of equal r - m fall on the same registers for all tiles.
 // Cost: one read of the rows around each tile, one write of y.
 #pragma once

@@ -1,7 +1,7 @@
 // Sums of outer products over sequences. Deterministic: a block sums one chunk of a sequence for one head and a
-// tile of the matrix; where sequences are longer than a chunk, partial sums are added in order. Cost tokens *
-// heads * rows
-// * columns products; each operand is read once for each 64 columns of the other, bfloat16 on tensor cores.
+// tile of the matrix; where sequences are longer than a chunk, partial sums are added in order. Cost
+// tokens * heads * rows * columns products; each operand is read once for each 64 columns of the other,
+// bfloat16 on tensor cores.
 #include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/sequence_product_tiles.cuh"
 #include "kernels/sequence_products.h"
