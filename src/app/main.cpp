@@ -26,13 +26,11 @@ void keep_standard_streams() {
     if (fcntl(stream, F_GETFD) == -1) open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
-/// Data are mapped into memory: where the file became shorter meanwhile, or its disk fails, reading is a
-/// signal.
+/// Data are mapped into memory: where the file became shorter, or its disk fails, reading raises a signal.
 void end_at_lost_data(int) {
   constexpr std::string_view text =
-      "tern: a data file became shorter, or could not be read, while it was in use; check the disk and make "
-      "the "
-      "data again\n";
+      "tern: a data file became shorter, or could not be read, while it was in use; "
+      "check the disk and make the data again\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, text.data(), text.size());
   _exit(static_cast<int>(tern::ExitCode::io_error));
 }
@@ -43,7 +41,7 @@ int main(int count, char** values) {
   keep_standard_streams();
   shorten_spinning(values);
   std::signal(SIGBUS, end_at_lost_data);
-  std::signal(SIGXFSZ,
-              SIG_IGN);  // a limit on the size of files (ulimit -f) is an error of the write, like a full disk
+  // A limit on the size of files (ulimit -f) is an error of the write, like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   return tern::app::run({values + 1, values + count});
 }

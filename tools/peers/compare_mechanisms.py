@@ -67,7 +67,8 @@ def peer_table(result):
         ours = tern[theirs["kind"]]
         ratios = ["", ""]
         if ours["forward_backward_ms"] is not None and theirs["forward_backward_ms"] is not None:
-            ratios = [f"{theirs[key] / ours[key]:.2f}x" for key in ("forward_backward_ms", "peak_mib")]
+            compared = ["forward_backward_ms"] + (["peak_mib"] if "gpu" in theirs else [])
+            ratios[: len(compared)] = [f"{theirs[key] / ours[key]:.2f}x" for key in compared]
         title = f"`{ours['kind']}`{settings_text(ours)}"
         cells = [title, times_text(ours), f"{theirs['name']}: {times_text(theirs)}"] + ratios
         lines.append("| " + " | ".join(cells) + " |")
@@ -97,18 +98,22 @@ def length_table(result):
 def table_of(result):
     row = result["tern"][0]
     environment = result["environment"]
-    device = next((peer["gpu"] for peer in result["peers"] if "gpu" in peer), environment["processor"])
+    gpu = next((peer["gpu"] for peer in result["peers"] if "gpu" in peer), None)
+    compared = "Time and memory: the peer's over tern's, with backward. Peers run eager where nothing is said."
+    if not gpu:
+        compared += " Memory of tern is that of tensors, of peers what the process grows by: not compared."
     dtypes = f"{row['dtype']} (peers: {result['peers'][0]['dtype']})"
+    heads = "one head" if row["heads"] == 1 else f"{row['heads']} heads"
     lines = peer_table(result)
     lines += [
         "",
-        "Time and memory: the peer's over tern's, with backward. Peers run eager where nothing is said.",
+        compared,
         "",
         *length_table(result),
         "",
-        f"{row['tokens']:,} tokens, {row['heads']} heads of width {row['head_width']}, {dtypes}; medians, both "
-        f"sides in one run. Device: {device}. Peers: {result['peers'][0]['path'].split(', ')[0]}. "
-        f"Commit {result['commit'][:12]}.",
+        f"{row['tokens']:,} tokens, {heads} of width {row['head_width']}, {dtypes}; medians, both "
+        f"sides in one run. Device: {gpu or environment['processor']}. "
+        f"Peers: {result['peers'][0]['path'].split(', ')[0]}. Commit {result['commit'][:12]}.",
     ]
     return "\n".join(lines)
 
