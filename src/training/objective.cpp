@@ -65,8 +65,7 @@ std::int32_t mask_row(const Task& task, std::int64_t ids) {
   if (ids >= task.interface.vocabulary)
     throw_error(ExitCode::bad_config,
                 "objective.kind: masked_tokens needs a row of the token table for the mask, got {} rows for {} "
-                "ids of the "
-                "data; raise task.vocabulary",
+                "ids of the data; raise task.vocabulary",
                 task.interface.vocabulary, ids);
   return static_cast<std::int32_t>(ids);
 }
