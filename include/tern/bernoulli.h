@@ -23,4 +23,8 @@ enum class BernoulliGradient : std::uint8_t { surrogate, exact };
 ///   biased low.
 enum class HashFamily : std::uint8_t { gaussian, interleaved, hadamard };
 
+/// Whether attention takes rows as they are, or scales queries and keys to length one first and its results
+/// at last (rows shorter than 1e-12 stay as short, and get no gradient).
+enum class BernoulliRows : std::uint8_t { given, unit };
+
 }  // namespace tern

@@ -232,7 +232,8 @@ Tensor hash_codes(const Tensor& x, const SequenceLayout& layout, const HashOptio
 /// bernoulli_expectation, unbiased for Gaussian hashing. Gradients use the same collisions. Cost tokens * heads
 /// * hashes * width.
 Tensor bernoulli_sample(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
-                        const HashOptions& options, BernoulliGradient gradient, const RandomStream& stream);
+                        const HashOptions& options, BernoulliGradient gradient, const RandomStream& stream,
+                        BernoulliRows rows = BernoulliRows::given);
 
 // ---- attention that is linear in features: rows [tokens, heads, width], strided views allowed ----
 

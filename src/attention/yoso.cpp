@@ -63,15 +63,9 @@ class YosoAttention final : public Attention {
   }
 
   Tensor forward(const AttentionInput& in) override {
-    const Tensor query = unit_rows(in.query), key = unit_rows(in.key);
     const bool is_sampled =
         config_.form == YosoForm::sampled && (in.training || config_.evaluation == YosoForm::sampled);
-    const Tensor sums =
-        is_sampled ? bernoulli_sample(query, key, in.value, in.layout,
-                                      {config_.hash, static_cast<int>(config_.hashes), bits_}, config_.gradient,
-                                      in.training ? training_stream_ : evaluation_stream_)
-                   : bernoulli_expectation(query, key, in.value, in.layout, bits_, config_.gradient);
-    const Tensor out = unit_rows(sums);
+    const Tensor out = is_sampled ? sampled(in) : expected(in);
     return convolution_ ? add(out, depthwise_conv(in.value, convolution_->value, in.layout)) : out;
   }
 
@@ -85,6 +79,15 @@ class YosoAttention final : public Attention {
   }
 
  private:
+  Tensor sampled(const AttentionInput& in) const {
+    const HashOptions options{config_.hash, static_cast<int>(config_.hashes), bits_};
+    return bernoulli_sample(in.query, in.key, in.value, in.layout, options, config_.gradient,
+                            in.training ? training_stream_ : evaluation_stream_, BernoulliRows::unit);
+  }
+  Tensor expected(const AttentionInput& in) const {
+    return unit_rows(bernoulli_expectation(unit_rows(in.query), unit_rows(in.key), in.value, in.layout, bits_,
+                                           config_.gradient));
+  }
   static int code_bits(const Config& config, const AttentionShape& shape) {
     if (config.bits > 0) return static_cast<int>(config.bits);
     return std::clamp(static_cast<int>(std::ceil(std::log2(static_cast<double>(shape.max_length)))), 1, 16);

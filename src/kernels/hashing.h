@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/layer_norm.h"
 #include "kernels/view.h"
 #include "tern/bernoulli.h"
 #include "tern/device.h"
@@ -60,6 +61,14 @@ template <class T, class Code>
 void bucket_sum(Cuda&, const Sequences& sequences, HashShape shape, const Code* source_codes,
                 Heads<const T> value, const Code* codes, Heads<T> out);
 
+/// bucket_sum with the rows of out scaled to length one at last; norm, of width 1, is what they had before.
+template <class T, class Code, Isa isa>
+void unit_bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Code* source_codes,
+                     Heads<const T> value, const Code* codes, Heads<T> out, Heads<T> norm);
+template <class T, class Code>
+void unit_bucket_sum(Cuda&, const Sequences& sequences, HashShape shape, const Code* source_codes,
+                     Heads<const T> value, const Code* codes, Heads<T> out, Heads<Accumulate<T>> norm);
+
 /// Operands of collision_gradients. q and k are rows of length one; codes as hash_codes wrote them.
 template <class T, class Code>
 struct CollisionGradients {
@@ -83,5 +92,15 @@ void collision_gradients(Cpu<isa>&, const Sequences& sequences, HashShape shape,
 template <class T, class Code>
 void collision_gradients(Cuda&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
                          const CollisionGradients<T, Code>& operands);
+
+/// Gradients of `y`, rows that unit_bucket_sum scaled, at operands.dy, with respect to rows q and k of any
+/// length, which are scaled to length one first, and to v. On CUDA scaled rows exist for a few heads at a time.
+template <class T, class Code, Isa isa>
+void unit_collision_gradients(Cpu<isa>&, const Sequences& sequences, HashShape shape,
+                              const RandomStream& stream, const CollisionGradients<T, Code>& operands,
+                              const UnitRows<T>& y);
+template <class T, class Code>
+void unit_collision_gradients(Cuda&, const Sequences& sequences, HashShape shape, const RandomStream& stream,
+                              const CollisionGradients<T, Code>& operands, const UnitRows<T>& y);
 
 }  // namespace tern::kernels

@@ -34,17 +34,25 @@ void layer_norm_backward(Cuda&, Rows<const T> x, const Accumulate<T>* weight,
                          NormStatistics<const Accumulate<T>> statistics, const T* dy, const T* dtotal, T* dx,
                          const DropoutMask& mask, T* dbranch, Accumulate<T>* dweight, Accumulate<T>* dbias);
 
-/// y = x / max(|x|, 1e-12) for each head row, packed [tokens, heads, width]; norm [tokens, heads] = |x|.
+/// Rows shorter than this have no direction: they are not scaled to length one and get no gradient.
+constexpr double smallest_norm = 1e-12;
+
+/// y = x / max(|x|, 1e-12) for each head row; norm, of width 1, = |x|. y may be x.
 template <class T, Isa isa>
-void unit_rows_forward(Cpu<isa>&, Heads<const T> x, T* y, T* norm);
+void unit_rows_forward(Cpu<isa>&, Heads<const T> x, Heads<T> y, Heads<T> norm);
 template <class T>
-void unit_rows_forward(Cuda&, Heads<const T> x, T* y, Accumulate<T>* norm);
-/// dx = (dy - y (y . dy)) / |x|, packed; zero where |x| < 1e-12 (an empty row carries no direction).
+void unit_rows_forward(Cuda&, Heads<const T> x, Heads<T> y, Heads<Accumulate<T>> norm);
+
+/// Rows of length one, and the lengths that they had before, of width 1. Without data: rows that nobody scaled.
+template <class T>
+struct UnitRows {
+  Heads<const T> rows;
+  Heads<const Accumulate<T>> norm;
+};
+/// dx = (dy - y (y . dy)) / |x| for y = x / |x|; zero where |x| < 1e-12. dx may be dy.
 template <class T, Isa isa>
-void unit_rows_backward(Cpu<isa>&, std::int64_t rows, std::int64_t width, const T* y, const T* norm,
-                        const T* dy, T* dx);
+void unit_rows_backward(Cpu<isa>&, const UnitRows<T>& y, Heads<const T> dy, Heads<T> dx);
 template <class T>
-void unit_rows_backward(Cuda&, std::int64_t rows, std::int64_t width, const T* y, const Accumulate<T>* norm,
-                        const T* dy, T* dx);
+void unit_rows_backward(Cuda&, const UnitRows<T>& y, Heads<const T> dy, Heads<T> dx);
 
 }  // namespace tern::kernels

@@ -26,6 +26,11 @@ struct Heads {
   T* row(std::int64_t token, int head) const { return data + token * token_stride + head * head_stride; }
 };
 
+template <class T>
+Heads<const T> read_only(const Heads<T>& x) {
+  return {x.data, x.tokens, x.heads, x.width, x.token_stride, x.head_stride};
+}
+
 /// Where the sequences of a ragged batch lie. Tokens offsets[s] .. offsets[s + 1] - 1 belong to sequence s.
 struct Sequences {
   std::int64_t count;

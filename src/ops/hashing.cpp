@@ -32,17 +32,77 @@ Tensor empty_codes(const Tensor& x, kernels::HashShape shape) {
                x.device());
 }
 
-/// out = mean over hashes of the sums of `value` over rows whose source code equals the row's own.
-Tensor summed_buckets(const SequenceLayout& layout, kernels::HashShape shape, const Tensor& source_codes,
-                      const Tensor& value, const Tensor& codes) {
-  const Tensor out = empty(value.shape(), value.dtype(), value.device());
-  dispatch(value, [&]<class T>(auto& device, Type<T>) {
-    with_code(shape.bits, [&]<class Code>(Code) {
-      kernels::bucket_sum<T, Code>(device, sequences_of(layout), shape, codes_of<const Code>(source_codes),
-                                   heads_of<const T>(value), codes_of<const Code>(codes), heads_of<T>(out));
+/// What a call of bernoulli_sample works on.
+struct SampleCall {
+  AttentionTensors inputs;
+  SequenceLayout layout;
+  kernels::HashShape shape;
+  BernoulliGradient gradient;
+  RandomStream stream;
+  BernoulliRows rows;
+};
+struct CodeTensors {
+  Tensor q, k;
+};
+/// y, and with BernoulliRows::unit the lengths of its rows before they were scaled, [tokens, heads, 1].
+struct SampledRows {
+  Tensor y, norm;
+};
+
+CodeTensors sampled_codes(const SampleCall& call) {
+  const AttentionTensors& in = call.inputs;
+  const CodeTensors codes{empty_codes(in.q, call.shape), empty_codes(in.k, call.shape)};
+  dispatch(in.q, [&]<class T>(auto& device, Type<T>) {
+    with_code(call.shape.bits, [&]<class Code>(Code) {
+      kernels::hash_codes<T, Code>(device, sequences_of(call.layout), heads_of<const T>(in.q),
+                                   heads_of<const T>(in.k), call.shape, call.stream, codes_of<Code>(codes.q),
+                                   codes_of<Code>(codes.k));
     });
   });
-  return out;
+  return codes;
+}
+
+/// The mean over hashes of the sums of values over keys that have the query's code.
+SampledRows sampled_rows(const SampleCall& call, const CodeTensors& codes) {
+  const Tensor& value = call.inputs.v;
+  const Tensor y = empty(value.shape(), value.dtype(), value.device());
+  const bool is_unit = call.rows == BernoulliRows::unit;
+  const Tensor norm = is_unit ? empty_sums({value.size(0), value.size(1), 1}, value) : Tensor();
+  dispatch(value, [&]<class T>(auto& device, Type<T>) {
+    with_code(call.shape.bits, [&]<class Code>(Code) {
+      const auto sequences = sequences_of(call.layout);
+      const auto q_codes = codes_of<const Code>(codes.q), k_codes = codes_of<const Code>(codes.k);
+      if (is_unit)
+        kernels::unit_bucket_sum<T, Code>(device, sequences, call.shape, k_codes, heads_of<const T>(value),
+                                          q_codes, heads_of<T>(y), heads_of<Accumulate<T>>(norm));
+      else
+        kernels::bucket_sum<T, Code>(device, sequences, call.shape, k_codes, heads_of<const T>(value), q_codes,
+                                     heads_of<T>(y));
+    });
+  });
+  return {y, norm};
+}
+
+AttentionTensors sampled_gradients(const SampleCall& call, const CodeTensors& codes, const SampledRows& result,
+                                   const Tensor& dy) {
+  const AttentionTensors d = attention_gradients(call.inputs), &in = call.inputs;
+  dispatch(dy, [&]<class T>(auto& device, Type<T>) {
+    with_code(call.shape.bits, [&]<class Code>(Code) {
+      const kernels::CollisionGradients<T, Code> operands{
+          codes_of<const Code>(codes.q), codes_of<const Code>(codes.k), heads_of<const T>(in.q),
+          heads_of<const T>(in.k),       heads_of<const T>(in.v),       heads_of<const T>(dy),
+          call.gradient,                 heads_of<T>(d.q),              heads_of<T>(d.k),
+          heads_of<T>(d.v)};
+      if (call.rows == BernoulliRows::unit)
+        kernels::unit_collision_gradients<T, Code>(
+            device, sequences_of(call.layout), call.shape, call.stream, operands,
+            {heads_of<const T>(result.y), heads_of<const Accumulate<T>>(result.norm)});
+      else
+        kernels::collision_gradients<T, Code>(device, sequences_of(call.layout), call.shape, call.stream,
+                                              operands);
+    });
+  });
+  return d;
 }
 
 }  // namespace
@@ -65,34 +125,18 @@ Tensor hash_codes(const Tensor& input, const SequenceLayout& layout, const HashO
 }
 
 Tensor bernoulli_sample(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
-                        const HashOptions& options, BernoulliGradient gradient, const RandomStream& stream) {
-  const AttentionTensors inputs = attention_inputs("bernoulli_sample", q, k, v, layout);
-  const kernels::HashShape shape = hash_shape("bernoulli_sample", options);
-  const Tensor q_codes = empty_codes(inputs.q, shape), k_codes = empty_codes(inputs.k, shape);
-  dispatch(inputs.q, [&]<class T>(auto& device, Type<T>) {
-    with_code(shape.bits, [&]<class Code>(Code) {
-      kernels::hash_codes<T, Code>(device, sequences_of(layout), heads_of<const T>(inputs.q),
-                                   heads_of<const T>(inputs.k), shape, stream, codes_of<Code>(q_codes),
-                                   codes_of<Code>(k_codes));
-    });
-  });
-  const Tensor out = summed_buckets(layout, shape, k_codes, inputs.v, q_codes);
-  return record("bernoulli_sample", out, {q, k, v}, [=](const Tensor& dout, GradientSink& sink) {
-    const Tensor dy = with_unit_width(dout);
-    const auto gradient_tensor = [&] { return empty(dy.shape(), dy.dtype(), dy.device()); };
-    const Tensor dq = gradient_tensor(), dk = gradient_tensor(), dv = gradient_tensor();
-    dispatch(dy, [&]<class T>(auto& device, Type<T>) {
-      with_code(shape.bits, [&]<class Code>(Code) {
-        kernels::collision_gradients<T, Code>(
-            device, sequences_of(layout), shape, stream,
-            {codes_of<const Code>(q_codes), codes_of<const Code>(k_codes), heads_of<const T>(inputs.q),
-             heads_of<const T>(inputs.k), heads_of<const T>(inputs.v), heads_of<const T>(dy), gradient,
-             heads_of<T>(dq), heads_of<T>(dk), heads_of<T>(dv)});
-      });
-    });
-    sink.add(0, dq);
-    sink.add(1, dk);
-    sink.add(2, dv);
+                        const HashOptions& options, BernoulliGradient gradient, const RandomStream& stream,
+                        BernoulliRows rows) {
+  const SampleCall call{attention_inputs("bernoulli_sample", q, k, v, layout),
+                        layout,
+                        hash_shape("bernoulli_sample", options),
+                        gradient,
+                        stream,
+                        rows};
+  const CodeTensors codes = sampled_codes(call);
+  const SampledRows result = sampled_rows(call, codes);
+  return record("bernoulli_sample", result.y, {q, k, v}, [=](const Tensor& dy, GradientSink& sink) {
+    add_attention_gradients(sampled_gradients(call, codes, result, with_unit_width(dy)), sink);
   });
 }
 

@@ -123,18 +123,19 @@ Tensor unit_rows(const Tensor& input) {
   const Tensor x =
       is_head_view ? input.detach()
                    : contiguous_constant(input).reshaped({input.count() / input.size(-1), 1, input.size(-1)});
-  const Tensor y = empty(input.shape(), input.dtype(), input.device());
-  const Tensor norm = empty_sums({x.size(0) * x.size(1)}, x);
+  const Tensor rows = empty(x.shape(), x.dtype(), x.device());
+  const Tensor norm = empty_sums({x.size(0), x.size(1), 1}, x), y = rows.reshaped(input.shape());
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
-    kernels::unit_rows_forward<T>(device, heads_of<const T>(x), y.data<T>(), norm.data<Accumulate<T>>());
+    kernels::unit_rows_forward<T>(device, heads_of<const T>(x), heads_of<T>(rows),
+                                  heads_of<Accumulate<T>>(norm));
   });
-  return record("unit_rows", y, {input}, [y, norm](const Tensor& gradient, GradientSink& sink) {
-    const Tensor dy = contiguous_constant(gradient), dx = empty_like(y);
+  return record("unit_rows", y, {input}, [rows, norm](const Tensor& gradient, GradientSink& sink) {
+    const Tensor dy = contiguous_constant(gradient).reshaped(rows.shape()), dx = empty_like(rows);
     dispatch(dy, [&]<class T>(auto& device, Type<T>) {
-      kernels::unit_rows_backward<T>(device, norm.count(), y.size(-1), y.data<T>(), norm.data<Accumulate<T>>(),
-                                     dy.data<T>(), dx.data<T>());
+      kernels::unit_rows_backward<T>(device, {heads_of<const T>(rows), heads_of<const Accumulate<T>>(norm)},
+                                     heads_of<const T>(dy), heads_of<T>(dx));
     });
-    sink.add(0, dx);
+    sink.add(0, dx.reshaped(gradient.shape()));
   });
 }
 

@@ -19,7 +19,7 @@ struct Sample {
 
 Sample sample_of(const std::vector<int>& lengths, std::int64_t width, DType dtype = DType::float64,
                  Device device = {}) {
-  const SequenceLayout layout = layout_of(lengths, 200);
+  const SequenceLayout layout = layout_of(lengths, std::max(200, std::ranges::max(lengths)));
   const Shape shape{layout.tokens(), 2, width};
   const std::vector<Tensor> qkv{tensor_of(unit_array(normal_array(shape, 160)), dtype, device),
                                 tensor_of(unit_array(normal_array(shape, 161)), dtype, device),
@@ -98,13 +98,16 @@ TEST(HashCodes, do_not_depend_on_the_scale_or_the_packing) {
   }
 }
 
+/// C_ij by head, i and j.
+using Shares = std::map<std::array<std::int64_t, 3>, double>;
+
 /// y, dq, dk and dv from the share C_ij of colliding hashes: y_i = sum C_ij v_j and so on.
-Arrays by_formula(const Sample& in, const HashOptions& options, BernoulliGradient gradient,
-                  const RandomStream& stream, const Array& g) {
-  const Array q = array_of(in.qkv[0]), k = array_of(in.qkv[1]), v = array_of(in.qkv[2]);
+Arrays by_formula(const Arrays& qkv, const Shares& shares, const HashOptions& options,
+                  BernoulliGradient gradient, const Array& g) {
+  const Array &q = qkv[0], &k = qkv[1], &v = qkv[2];
   const std::int64_t width = q.size(2);
   Arrays out(4, Array(q.shape));
-  for (const auto& [at, share] : collisions(in, options, stream)) {
+  for (const auto& [at, share] : shares) {
     const std::int64_t a = (at[1] * 2 + at[0]) * width, b = (at[2] * 2 + at[0]) * width;
     double dot = 0, cosine = 0;
     for (std::int64_t c = 0; c < width; ++c) dot += g[a + c] * v[b + c], cosine += q[a + c] * k[b + c];
@@ -121,15 +124,60 @@ Arrays by_formula(const Sample& in, const HashOptions& options, BernoulliGradien
   return out;
 }
 
+/// The gradient of x where that of y = x / |x| is dy: (dy - y (y . dy)) / |x|, 0 where x is 0.
+Array through_scaling(const Array& x, const Array& dy) {
+  const Array y = unit_array(x);
+  const std::int64_t width = x.size(-1);
+  Array dx(x.shape);
+  for (std::int64_t first = 0; first < x.count(); first += width) {
+    double square = 0, dot = 0;
+    for (std::int64_t c = first; c < first + width; ++c) square += x[c] * x[c], dot += y[c] * dy[c];
+    for (std::int64_t c = first; c < first + width && square > 0; ++c)
+      dx[c] = (dy[c] - y[c] * dot) / std::sqrt(square);
+  }
+  return dx;
+}
+
+/// The same with queries, keys and y scaled to length one; codes are those of the rows as they are.
+Arrays by_scaled_formula(const Arrays& qkv, const Shares& shares, const HashOptions& options,
+                         BernoulliGradient gradient, const Array& dy) {
+  const Arrays unit{unit_array(qkv[0]), unit_array(qkv[1]), qkv[2]};
+  const Array sums = by_formula(unit, shares, options, gradient, dy)[0];
+  Arrays out = by_formula(unit, shares, options, gradient, through_scaling(sums, dy));
+  out[0] = unit_array(sums);
+  out[1] = through_scaling(qkv[0], out[1]);
+  out[2] = through_scaling(qkv[1], out[2]);
+  return out;
+}
+
+/// Queries and keys three times as long as one, without direction in a row of each.
+Sample rows_of_any_length(Sample in) {
+  const DType dtype = in.qkv[0].dtype();
+  const Device device = in.qkv[0].device();
+  for (std::size_t part = 0; part < 2; ++part) {
+    Array x = array_of(in.qkv[part]);
+    const std::int64_t empty_row = std::min<std::int64_t>(2, in.layout.tokens() - 1) * x.size(1) * x.size(2);
+    for (std::int64_t i = 0; i < x.count(); ++i) x[i] *= i < empty_row || i >= empty_row + x.size(2) ? 3 : 0;
+    in.qkv[part] = tensor_of(x, dtype, device);
+  }
+  return in;
+}
+
 void check_formula(const Place& place, const std::vector<int>& lengths, std::int64_t width,
-                   const HashOptions& options, BernoulliGradient gradient) {
-  const Sample in = sample_of(lengths, width, place.dtype, place.device);
+                   const HashOptions& options, BernoulliGradient gradient,
+                   BernoulliRows rows = BernoulliRows::given) {
+  const bool is_unit = rows == BernoulliRows::unit;
+  const Sample given = sample_of(lengths, width, place.dtype, place.device),
+               in = is_unit ? rows_of_any_length(given) : given;
   const RandomStream stream = on(in.qkv[0], test_stream(3));
   const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
-  const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient, stream);
+  const Tensor y =
+      bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient, stream, rows);
   const Tensor dy = random_weights(std::span(&y, 1), 5)[0];
   backward(std::span(&y, 1), std::span(&dy, 1));
-  const Arrays expected = by_formula(in, options, gradient, stream, array_of(dy));
+  const Arrays qkv{array_of(in.qkv[0]), array_of(in.qkv[1]), array_of(in.qkv[2])};
+  const Arrays expected = (is_unit ? by_scaled_formula : by_formula)(qkv, collisions(in, options, stream),
+                                                                     options, gradient, array_of(dy));
   const bool is_exact = place.dtype == DType::float64;
   const std::string label = format_text("{} in {}, width {}, bits {}, family {}", place.device, place.dtype,
                                         width, options.bits, static_cast<int>(options.family));
@@ -163,6 +211,43 @@ TEST(BernoulliSample, equals_its_formula_where_buckets_are_crowded) {
            {std::pair{32, 3}, std::pair{48, 3}, std::pair{64, 4}, std::pair{128, 4}})
         check_formula(place, {190, 3, 66}, width, {HashFamily::gaussian, 5, bits}, gradient);
   for (const Place& place : places()) check_formula(place, {200}, 64, {HashFamily::gaussian, 3, 1}, surrogate);
+}
+
+TEST(BernoulliSample, scales_rows_by_its_formula) {
+  constexpr auto unit = BernoulliRows::unit;
+  for (const Place& place : places()) {
+    for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard})
+      check_formula(place, {1, 7, 0, 33}, 9, {family, 5, 2}, surrogate, unit);
+    for (const auto& [width, bits] : {std::pair{32, 4}, std::pair{64, 5}})
+      check_formula(place, {150, 3, 66}, width, {HashFamily::gaussian, 7, bits}, surrogate, unit);
+    for (const auto& [width, bits] : {std::pair{48, 3}, std::pair{64, 3}, std::pair{128, 4}, std::pair{200, 4}})
+      check_formula(place, {120, 3, 66}, width, {HashFamily::gaussian, 3, bits}, surrogate, unit);
+    check_formula(place, {120, 3, 66}, 64, {HashFamily::gaussian, 3, 3}, BernoulliGradient::exact, unit);
+    // on CUDA in bfloat16: everything in shared memory, values only, nothing
+    check_formula(place, {500, 90}, 64, {HashFamily::gaussian, 4, 7}, surrogate, unit);
+    check_formula(place, {500, 90}, 64, {HashFamily::gaussian, 3, 7}, surrogate, unit);
+    check_formula(place, {2700}, 64, {HashFamily::gaussian, 2, 10}, surrogate, unit);
+  }
+}
+
+/// So many tokens and hashes that CUDA takes one head after the other.
+TEST(BernoulliSample, groups_of_heads_are_those_of_the_cpu) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  const auto run = [](Device device, BernoulliRows rows, BernoulliGradient gradient) {
+    const Sample in = sample_of({20000, 9000}, 32, DType::float64, device);
+    const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
+    const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, {HashFamily::gaussian, 32, 12},
+                                      gradient, on(in.qkv[0], test_stream(4)), rows);
+    backward(y);
+    std::vector<std::vector<double>> all{y.to_vector<double>()};
+    for (const Tensor& x : leaves) all.push_back(gradient_of(x).to_vector<double>());
+    return all;
+  };
+  for (const auto rows : {BernoulliRows::given, BernoulliRows::unit})
+    for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact}) {
+      const auto here = run({DeviceType::cuda, 0}, rows, gradient), there = run({}, rows, gradient);
+      for (std::size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(here[i], there[i], 1e-9), "") << i;
+    }
 }
 
 /// float32 rows have the CPU's codes on CUDA, but where a projection is within rounding of 0.

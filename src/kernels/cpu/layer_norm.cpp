@@ -11,7 +11,6 @@ namespace {
 
 /// Rows whose parameter gradients are summed together; fixed, so that thread counts cannot change the sums.
 constexpr std::int64_t chunk = 512;
-constexpr double smallest_norm = 1e-12;
 
 template <class T>
 T sum_of(const T* x, std::int64_t width) {
@@ -100,31 +99,33 @@ void layer_norm_backward(Cpu<isa>&, Rows<const T> x, const T* weight, NormStatis
 }
 
 template <class T, Isa isa>
-void unit_rows_forward(Cpu<isa>&, Heads<const T> x, T* y, T* norm) {
+void unit_rows_forward(Cpu<isa>&, Heads<const T> x, Heads<T> y, Heads<T> norm) {
   parallel_for(x.tokens, 64, [&](std::int64_t token) {
     for (int head = 0; head < x.heads; ++head) {
       const T* from = x.row(token, head);
-      const std::int64_t r = token * x.heads + head;
+      T* to = y.row(token, head);
       T square = 0;
 #pragma omp simd reduction(+ : square)
       for (int i = 0; i < x.width; ++i) square += from[i] * from[i];
-      norm[r] = std::sqrt(square);
-      const T scale = T(1) / std::max(norm[r], T(smallest_norm));
-      for (int i = 0; i < x.width; ++i) y[r * x.width + i] = from[i] * scale;
+      const T length = std::sqrt(square), scale = T(1) / std::max(length, T(smallest_norm));
+      for (int i = 0; i < x.width; ++i) to[i] = from[i] * scale;
+      *norm.row(token, head) = length;
     }
   });
 }
 
 template <class T, Isa isa>
-void unit_rows_backward(Cpu<isa>&, std::int64_t rows, std::int64_t width, const T* y, const T* norm,
-                        const T* dy, T* dx) {
-  parallel_for(rows, 128, [&](std::int64_t r) {
-    T dot = 0;
+void unit_rows_backward(Cpu<isa>&, const UnitRows<T>& y, Heads<const T> dy, Heads<T> dx) {
+  parallel_for(dy.tokens, 64, [&](std::int64_t token) {
+    for (int head = 0; head < dy.heads; ++head) {
+      const T *row = y.rows.row(token, head), *from = dy.row(token, head);
+      T* to = dx.row(token, head);
+      T dot = 0;
 #pragma omp simd reduction(+ : dot)
-    for (std::int64_t i = 0; i < width; ++i) dot += y[r * width + i] * dy[r * width + i];
-    const T scale = norm[r] < T(smallest_norm) ? T(0) : T(1) / norm[r];
-    for (std::int64_t i = 0; i < width; ++i)
-      dx[r * width + i] = (dy[r * width + i] - y[r * width + i] * dot) * scale;
+      for (int i = 0; i < dy.width; ++i) dot += row[i] * from[i];
+      const T length = *y.norm.row(token, head), scale = length < T(smallest_norm) ? T(0) : T(1) / length;
+      for (int i = 0; i < dy.width; ++i) to[i] = (from[i] - row[i] * dot) * scale;
+    }
   });
 }
 
@@ -133,9 +134,8 @@ void unit_rows_backward(Cpu<isa>&, std::int64_t rows, std::int64_t width, const 
                                       const T*, const T*, T, T*, NormStatistics<T>);                     \
   template void layer_norm_backward<T>(Cpu<TERN_ISA>&, Rows<const T>, const T*, NormStatistics<const T>, \
                                        const T*, const T*, T*, const DropoutMask&, T*, T*, T*);          \
-  template void unit_rows_forward<T>(Cpu<TERN_ISA>&, Heads<const T>, T*, T*);                            \
-  template void unit_rows_backward<T>(Cpu<TERN_ISA>&, std::int64_t, std::int64_t, const T*, const T*,    \
-                                      const T*, T*);
+  template void unit_rows_forward<T>(Cpu<TERN_ISA>&, Heads<const T>, Heads<T>, Heads<T>);                \
+  template void unit_rows_backward<T>(Cpu<TERN_ISA>&, const UnitRows<T>&, Heads<const T>, Heads<T>);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -129,7 +129,7 @@ bool softmax_attention_backward_hopper(Cuda& cuda, const Sequences& sequences,
                                        const AttentionInputs<bfloat16>& in, const SoftmaxOptions& options,
                                        const SoftmaxResult<bfloat16>& result, Heads<const bfloat16> dout,
                                        const AttentionGradients<bfloat16>& out) {
-  using hopper::read_only, hopper::tensor_map, hopper::Score;
+  using hopper::tensor_map, hopper::Score;
   const auto dq = read_only(out.dq), dk = read_only(out.dk), dv = read_only(out.dv);
   if (!(options.scale > 0) || !hopper::serves(cuda, {in.q, in.k, in.v, result.out, dout, dq, dk, dv}))
     return false;
@@ -160,7 +160,7 @@ bool softmax_attention_backward_hopper(Cuda& cuda, const Sequences& sequences,
 bool bernoulli_expectation_backward_hopper(Cuda& cuda, const Sequences& sequences,
                                            const AttentionInputs<bfloat16>& in, const BernoulliOptions& options,
                                            Heads<const bfloat16> dy, const AttentionGradients<bfloat16>& out) {
-  using hopper::read_only, hopper::tensor_map;
+  using hopper::tensor_map;
   const auto dq = read_only(out.dq), dk = read_only(out.dk), dv = read_only(out.dv);
   if (!hopper::serves(cuda, {in.q, in.k, in.v, dy, dq, dk, dv})) return false;
   if (sequences.tokens == 0 || dq.heads == 0) return true;

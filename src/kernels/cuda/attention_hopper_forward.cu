@@ -256,7 +256,7 @@ void launch(Cuda& cuda, const Sequences& sequences, const AttentionInputs<bfloat
 bool softmax_attention_forward_hopper(Cuda& cuda, const Sequences& sequences,
                                       const AttentionInputs<bfloat16>& in, const SoftmaxOptions& options,
                                       Heads<bfloat16> out, float* lse) {
-  using hopper::read_only, hopper::Score;
+  using hopper::Score;
   if (!(options.scale > 0) || !hopper::serves(cuda, {in.q, in.k, in.v, read_only(out)})) return false;
   if (sequences.tokens == 0 || out.heads == 0) return true;
   const hopper::ForwardTask task{nullptr, out,
@@ -272,7 +272,7 @@ bool softmax_attention_forward_hopper(Cuda& cuda, const Sequences& sequences,
 bool bernoulli_expectation_forward_hopper(Cuda& cuda, const Sequences& sequences,
                                           const AttentionInputs<bfloat16>& in, const BernoulliOptions& options,
                                           Heads<bfloat16> y) {
-  if (!hopper::serves(cuda, {in.q, in.k, in.v, hopper::read_only(y)})) return false;
+  if (!hopper::serves(cuda, {in.q, in.k, in.v, read_only(y)})) return false;
   if (sequences.tokens == 0 || y.heads == 0) return true;
   hopper::launch<hopper::Score::bernoulli>(cuda, sequences, in, {nullptr, y, nullptr, 1, options.bits, {}});
   return true;

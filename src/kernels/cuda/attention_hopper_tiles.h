@@ -32,10 +32,6 @@ struct TilePlan {
 
 /// Whether this device, this program and these views suit the kernels.
 bool serves(const Cuda& cuda, std::initializer_list<Heads<const bfloat16>> views);
-template <class T>
-Heads<const T> read_only(Heads<T> view) {
-  return {view.data, view.tokens, view.heads, view.width, view.token_stride, view.head_stride};
-}
 
 /// Boxes of 64 tokens of one head and up to 64 columns, swizzled by the length of a row.
 CUtensorMap tensor_map(Heads<const bfloat16> view);

@@ -88,6 +88,15 @@ __device__ __forceinline__ void add_listed(const Entry* list, std::uint32_t coun
   }
 }
 
+/// Length of a row that `lanes` neighbouring lanes hold.
+template <int lanes, int items, class A>
+__device__ __forceinline__ A row_length(const A (&row)[items]) {
+  A square = 0;
+#pragma unroll
+  for (int c = 0; c < items; ++c) square += row[c] * row[c];
+  return sqrt(warp_sum(square, lanes));
+}
+
 /// `lanes` neighbouring lanes own a row, each of them `items` columns of every `lanes` * `items`.
 template <int lanes, int items, class T, class Id>
 __global__ void __launch_bounds__(threads) gather(BucketGather<T, Id> p) {
@@ -113,19 +122,29 @@ __global__ void __launch_bounds__(threads) gather(BucketGather<T, Id> p) {
                                 static_cast<std::uint32_t>(p.value.token_stride * sizeof(T)), is_column, sum);
     add_listed<lanes, items, T>(sums, crowded.count, p.summed + head * p.summed_rows * p.out.width + column,
                                 static_cast<std::uint32_t>(p.out.width * sizeof(T)), is_column, sum);
+    A scale = p.scale;
+    if (p.norm.data != nullptr) {  // a row is one pass
+      const A length = scale * row_length<lanes>(sum);
+      scale /= max(length, A(smallest_norm));
+      if (is_row && lane == 0) *row_of(p.norm, token, head) = length;
+    }
     Pack<T, items> pack;
 #pragma unroll
-    for (int c = 0; c < items; ++c) pack.item[c] = from_accumulate<T>(p.scale * sum[c]);
+    for (int c = 0; c < items; ++c) pack.item[c] = from_accumulate<T>(scale * sum[c]);
     if (is_row && is_column) store_pack(row_of(p.out, token, head) + column, pack);
   }
 }
 
 template <int lanes, int items, class T, class Id>
-void launch(Cuda& cuda, const BucketGather<T, Id>& work) {
+void launch(Cuda& cuda, BucketGather<T, Id> work) {
   const std::int64_t needed = work.out.tokens * work.out.heads * lanes;
+  const Heads<Accumulate<T>> norm = work.norm;
+  const bool is_one_pass = work.out.width <= lanes * items;
+  if (!is_one_pass) work.norm = {};
   gather<lanes, items, T, Id>
       <<<static_cast<unsigned>((needed + threads - 1) / threads), threads, 0, cuda.stream>>>(work);
   check_launch("bucket_sum: gather");
+  if (norm.data != nullptr && !is_one_pass) unit_rows_forward<T>(cuda, read_only(work.out), work.out, norm);
 }
 
 }  // namespace

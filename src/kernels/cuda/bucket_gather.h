@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/collisions.h"
+#include "kernels/layer_norm.h"
 
 namespace tern::kernels {
 
@@ -15,6 +16,8 @@ struct BucketGather {
   std::int64_t summed_rows;  ///< of one head
   Heads<T> out;              ///< overwritten; heads as in `lists`
   Accumulate<T> scale;       ///< of the sums
+  /// With data: rows of out are scaled to length one, and this is what they had before.
+  Heads<Accumulate<T>> norm;
 };
 
 /// Any type and width; rows come through the second-level cache.

@@ -128,6 +128,7 @@ void gather_resident(Cuda& cuda, const Work& work, int parts) {
     launch<8>(cuda, work);
   else
     launch<4>(cuda, work);
+  if (work.norm.data != nullptr) unit_rows_forward<bfloat16>(cuda, read_only(work.out), work.out, work.norm);
 }
 
 }  // namespace tern::kernels

@@ -25,9 +25,9 @@ void gather(Cuda& cuda, const BucketGather<T, Id>& work) {
   gather_rows(cuda, work);
 }
 
-template <class T, class Code, class Id>
+template <class Id, class T, class Code>
 void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const Code* source_codes,
-                 Heads<const T> value, const Code* codes, Heads<T> out) {
+                 Heads<const T> value, const Code* codes, Heads<T> out, Heads<Accumulate<T>> norm) {
   const std::int64_t summed_rows = shape.hashes * summed_rows_of_hash(out.tokens);
   const std::int64_t summed_items = summed_rows * out.width;  // of one head
   const std::int64_t bytes_of_head = CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, false) +
@@ -44,25 +44,33 @@ void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const 
     sum_crowded_rows(cuda, sequences, collisions, partners, summed.data());
     gather<T, Id>(
         cuda, {sequences, collisions.lists, partners, summed.data(), summed_rows, heads_from(out, head, heads),
-               Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes)});
+               Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes), heads_from(norm, head, heads)});
   }
 }
 
 }  // namespace
 
 template <class T, class Code>
-void bucket_sum(Cuda& cuda, const Sequences& sequences, HashShape shape, const Code* source_codes,
-                Heads<const T> value, const Code* codes, Heads<T> out) {
+void unit_bucket_sum(Cuda& cuda, const Sequences& sequences, HashShape shape, const Code* source_codes,
+                     Heads<const T> value, const Code* codes, Heads<T> out, Heads<Accumulate<T>> norm) {
   if (out.tokens == 0 || out.heads == 0 || out.width == 0) return;
   if (sequences.longest <= rows_of_short_ids)
-    sum_buckets<T, Code, std::uint16_t>(cuda, sequences, shape, source_codes, value, codes, out);
+    sum_buckets<std::uint16_t>(cuda, sequences, shape, source_codes, value, codes, out, norm);
   else
-    sum_buckets<T, Code, std::uint32_t>(cuda, sequences, shape, source_codes, value, codes, out);
+    sum_buckets<std::uint32_t>(cuda, sequences, shape, source_codes, value, codes, out, norm);
 }
 
-#define TERN_INSTANTIATE(T, Code)                                                                    \
-  template void bucket_sum<T, Code>(Cuda&, const Sequences&, HashShape, const Code*, Heads<const T>, \
-                                    const Code*, Heads<T>);
+template <class T, class Code>
+void bucket_sum(Cuda& cuda, const Sequences& sequences, HashShape shape, const Code* source_codes,
+                Heads<const T> value, const Code* codes, Heads<T> out) {
+  unit_bucket_sum<T, Code>(cuda, sequences, shape, source_codes, value, codes, out, {});
+}
+
+#define TERN_INSTANTIATE(T, Code)                                                                         \
+  template void bucket_sum<T, Code>(Cuda&, const Sequences&, HashShape, const Code*, Heads<const T>,      \
+                                    const Code*, Heads<T>);                                               \
+  template void unit_bucket_sum<T, Code>(Cuda&, const Sequences&, HashShape, const Code*, Heads<const T>, \
+                                         const Code*, Heads<T>, Heads<Accumulate<T>>);
 TERN_INSTANTIATE(float, std::uint16_t)
 TERN_INSTANTIATE(float, std::uint32_t)
 TERN_INSTANTIATE(double, std::uint16_t)

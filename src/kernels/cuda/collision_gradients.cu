@@ -1,120 +1,168 @@
 // Gradients of sampled Bernoulli attention: collisions are found for a few heads at a time; then each row
 // visits its partners of few-row buckets in all hashes (collision_visits*.cu), and crowded buckets are worked
-// off as a whole (collision_crowded.cu) and come in as addends. Deterministic where that is. Cost: see
-// hashing.h.
+// off as a whole (collision_crowded.cu) and come in as addends. Where rows are to be scaled to length one, that
+// happens for the same few heads, and visits end with the gradient of the scaling. Deterministic where that is.
+// Cost: see hashing.h.
 #include <algorithm>
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/collision_crowded.h"
 #include "kernels/cuda/collision_visits.h"
-#include "kernels/cuda/heads.cuh"
+#include "kernels/cuda/unit_heads.cuh"
 #include "kernels/hashing.h"
 
 namespace tern::kernels {
 namespace {
 
-/// Work area of a group of heads.
-template <class T, class Id>
-struct GroupMemory {
-  GroupMemory(Cuda& cuda, const Sequences& sequences, HashShape shape, int heads, int width)
-      : finder(cuda, sequences, shape.hashes, shape.bits, heads, true, cuda.options.deterministic),
-        crowded(cuda, heads * sequences.tokens * width),
-        summed(cuda, heads * summed_rows(sequences, shape) * width) {}
+/// The gradients of all heads, a group of heads after another in one work area.
+template <class T, class Code, class Id>
+class GradientGroups {
+ public:
+  using A = Accumulate<T>;
 
+  /// y: without data where rows are taken as they are.
+  GradientGroups(Cuda& cuda, const Sequences& sequences, HashShape shape, const RandomStream& stream,
+                 const CollisionGradients<T, Code>& operands, const UnitRows<T>& y)
+      : cuda_(cuda),
+        sequences_(sequences),
+        shape_(shape),
+        stream_(stream),
+        o_(operands),
+        y_(y),
+        most_heads_(heads_together(sequences, shape, operands.q, y.rows.data != nullptr)),
+        finder_(cuda, sequences, shape.hashes, shape.bits, most_heads_, true, cuda.options.deterministic),
+        crowded_(cuda, most_heads_ * sequences.tokens * operands.q.width),
+        q_(cuda, sequences.tokens, unit_heads(), operands.q.width),
+        k_(cuda, sequences.tokens, unit_heads(), operands.q.width),
+        dy_(cuda, sequences.tokens, unit_heads(), operands.q.width) {}
+
+  void run() {
+    for (int first = 0; first < o_.q.heads; first += most_heads_)
+      run_group(first, std::min(most_heads_, o_.q.heads - first));
+  }
+
+ private:
+  static int heads_together(const Sequences& sequences, HashShape shape, const Heads<const T>& rows,
+                            bool are_scaled) {
+    const std::int64_t bytes =
+        CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, true) +
+        rows.width * (sequences.tokens * static_cast<std::int64_t>(sizeof(A)) +
+                      summed_rows(sequences, shape) * static_cast<std::int64_t>(sizeof(T))) +
+        (are_scaled ? 3 * UnitHeads<T>::bytes_of_head(sequences.tokens, rows.width) : 0);
+    return static_cast<int>(std::clamp<std::int64_t>(group_bytes / bytes, 1, rows.heads));
+  }
+  int unit_heads() const { return y_.rows.data == nullptr ? 0 : most_heads_; }
   static std::int64_t summed_rows(const Sequences& sequences, HashShape shape) {
     return shape.hashes * summed_rows_of_hash(sequences.tokens);
   }
-  static std::int64_t bytes_of_head(const Sequences& sequences, HashShape shape, int width) {
-    return CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, true) +
-           width * (sequences.tokens * static_cast<std::int64_t>(sizeof(Accumulate<T>)) +
-                    summed_rows(sequences, shape) * static_cast<std::int64_t>(sizeof(T)));
+
+  /// One direction of a group of heads: own rows [x | y], partner rows [x | y], and what own x were scaled by.
+  PartnerVisits<T, Id> visits_of(const UnitRows<T>& own_x, const Heads<const T>& own_y,
+                                 const UnitRows<T>& partner_x, const Heads<const T>& partner_y) const {
+    const bool is_exact = o_.gradient == BernoulliGradient::exact;
+    const A share = A{1} / static_cast<A>(shape_.hashes);
+    const bool packed = rows_are_packed(o_.q) && rows_are_packed(o_.k) && rows_are_packed(o_.v) &&
+                        rows_are_packed(o_.dy) && rows_are_packed(o_.dq) && rows_are_packed(o_.dk) &&
+                        rows_are_packed(o_.dv);
+    return {.sequences = sequences_,
+            .collisions = {},
+            .own_x = own_x.rows,
+            .own_y = own_y,
+            .partner_x = partner_x.rows,
+            .partner_y = partner_y,
+            .dx = {},
+            .dy = {},
+            .scale = share * static_cast<A>(shape_.bits) / (is_exact ? A{1} : A{2}),
+            .value_scale = share,
+            .is_exact = is_exact,
+            .packed = packed,
+            .crowded = crowded_.data(),
+            .summed = nullptr,
+            .summed_rows = summed_rows(sequences_, shape_),
+            .norm = own_x.norm};
   }
 
-  CollisionFinder<Id> finder;
-  Scratch<Accumulate<T>> crowded;
-  Scratch<T> summed;
-};
-
-template <class T, class Id>
-void visit(Cuda& cuda, const PartnerVisits<T, Id>& visits) {
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    if (fits_resident_partners(cuda, visits)) return visit_partners_resident(cuda, visits);
+  void add_crowded(const PartnerVisits<T, Id>& visits, int first_head, bool own_is_query) {
+    add_crowded_pairs(cuda_, CrowdedPairs<T, Id>{sequences_, visits.collisions, visits.own_x, visits.own_y,
+                                                 visits.partner_x, visits.partner_y, first_head,
+                                                 visits.is_exact, own_is_query, stream_, crowded_.data()});
   }
-  visit_partners(cuda, visits);
-}
 
-template <class Id, class T, class Code>
-void run_heads(Cuda& cuda, const Sequences& sequences, HashShape shape, const RandomStream& stream,
-               const CollisionGradients<T, Code>& o, bool packed) {
-  using A = Accumulate<T>;
-  using Memory = GroupMemory<T, Id>;
-  const std::int64_t bytes = Memory::bytes_of_head(sequences, shape, o.q.width);
-  const int group = static_cast<int>(std::clamp<std::int64_t>(group_bytes / bytes, 1, o.q.heads));
-  Memory memory(cuda, sequences, shape, group, o.q.width);
-  const bool is_exact = o.gradient == BernoulliGradient::exact;
-  const A share = A{1} / static_cast<A>(shape.hashes);
-  const A scale = share * static_cast<A>(shape.bits) / (is_exact ? A{1} : A{2});
-  for (int first = 0; first < o.q.heads; first += group) {
-    const int heads = std::min(group, o.q.heads - first);
+  void visit(const PartnerVisits<T, Id>& visits) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      if (fits_resident_partners(cuda_, visits)) return visit_partners_resident(cuda_, visits);
+    }
+    visit_partners(cuda_, visits);
+  }
+
+  void run_group(int first, int heads) {
     const auto part = [&](const auto& x) { return heads_from(x, first, heads); };
-    const std::int64_t codes = std::int64_t{first} * shape.hashes * sequences.tokens;
-    memory.finder.find(cuda, o.q_codes + codes, o.k_codes + codes, heads);
-    PartnerVisits<T, Id> visits{sequences,
-                                memory.finder.of_queries(),
-                                part(o.q),
-                                part(o.dy),
-                                part(o.k),
-                                part(o.v),
-                                part(o.dq),
-                                {},
-                                scale,
-                                share,
-                                is_exact,
-                                packed,
-                                memory.crowded.data(),
-                                memory.summed.data(),
-                                Memory::summed_rows(sequences, shape)};
-    const auto add_crowded = [&](bool own_is_query) {
-      add_crowded_pairs(cuda, CrowdedPairs<T, Id>{sequences, visits.collisions, visits.own_x, visits.own_y,
-                                                  visits.partner_x, visits.partner_y, first, is_exact,
-                                                  own_is_query, stream, memory.crowded.data()});
-    };
-    add_crowded(true);
-    visit(cuda, visits);
-    visits.collisions = memory.finder.of_keys();
-    std::swap(visits.own_x, visits.partner_x);
-    std::swap(visits.own_y, visits.partner_y);
-    visits.dx = part(o.dk);
-    visits.dy = part(o.dv);
-    add_crowded(false);
-    sum_crowded_rows(cuda, sequences, visits.collisions, visits.partner_y, memory.summed.data());
-    visit(cuda, visits);
+    const std::int64_t codes = std::int64_t{first} * shape_.hashes * sequences_.tokens;
+    finder_.find(cuda_, o_.q_codes + codes, o_.k_codes + codes, heads);
+    UnitRows<T> q{part(o_.q), {}}, k{part(o_.k), {}};
+    Heads<const T> dy = part(o_.dy);
+    if (y_.rows.data != nullptr) {
+      q = q_.scale(cuda_, q.rows);
+      k = k_.scale(cuda_, k.rows);
+      dy = dy_.pass_scaling(cuda_, part(y_), dy);
+    }
+    PartnerVisits<T, Id> queries = visits_of(q, dy, k, part(o_.v));
+    queries.collisions = finder_.of_queries();
+    queries.dx = part(o_.dq);
+    add_crowded(queries, first, true);
+    visit(queries);
+    PartnerVisits<T, Id> keys = visits_of(k, part(o_.v), q, dy);
+    keys.collisions = finder_.of_keys();
+    keys.dx = part(o_.dk);
+    keys.dy = part(o_.dv);
+    add_crowded(keys, first, false);
+    const Scratch<T> summed(cuda_, heads * keys.summed_rows * o_.q.width);
+    sum_crowded_rows(cuda_, sequences_, keys.collisions, keys.partner_y, summed.data());
+    keys.summed = summed.data();
+    visit(keys);
   }
-}
+
+  Cuda& cuda_;
+  Sequences sequences_;
+  HashShape shape_;
+  RandomStream stream_;
+  CollisionGradients<T, Code> o_;
+  UnitRows<T> y_;
+  int most_heads_;
+  CollisionFinder<Id> finder_;
+  Scratch<A> crowded_;
+  UnitHeads<T> q_, k_, dy_;  ///< scaled rows, and the gradient of what the rows y were before
+};
 
 }  // namespace
 
 template <class T, class Code>
-void collision_gradients(Cuda& cuda, const Sequences& sequences, HashShape shape, const RandomStream& stream,
-                         const CollisionGradients<T, Code>& operands) {
-  const CollisionGradients<T, Code>& o = operands;
-  if (o.q.tokens == 0 || o.q.heads == 0 || o.q.width == 0) return;
+void unit_collision_gradients(Cuda& cuda, const Sequences& sequences, HashShape shape,
+                              const RandomStream& stream, const CollisionGradients<T, Code>& operands,
+                              const UnitRows<T>& y) {
+  const Heads<const T>& q = operands.q;
+  if (q.tokens == 0 || q.heads == 0 || q.width == 0) return;
   constexpr int most_width = 256;
-  require(o.q.width <= most_width,
+  require(q.width <= most_width,
           "collision_gradients: heads must have at most {} columns, got {}; use more heads", most_width,
-          o.q.width);
-  const bool packed = rows_are_packed(o.q) && rows_are_packed(o.k) && rows_are_packed(o.v) &&
-                      rows_are_packed(o.dy) && rows_are_packed(o.dq) && rows_are_packed(o.dk) &&
-                      rows_are_packed(o.dv);
+          q.width);
   if (sequences.longest <= rows_of_short_ids)
-    run_heads<std::uint16_t>(cuda, sequences, shape, stream, o, packed);
+    GradientGroups<T, Code, std::uint16_t>(cuda, sequences, shape, stream, operands, y).run();
   else
-    run_heads<std::uint32_t>(cuda, sequences, shape, stream, o, packed);
+    GradientGroups<T, Code, std::uint32_t>(cuda, sequences, shape, stream, operands, y).run();
 }
 
-#define TERN_INSTANTIATE(T, Code)                                                                     \
-  template void collision_gradients<T, Code>(Cuda&, const Sequences&, HashShape, const RandomStream&, \
-                                             const CollisionGradients<T, Code>&);
+template <class T, class Code>
+void collision_gradients(Cuda& cuda, const Sequences& sequences, HashShape shape, const RandomStream& stream,
+                         const CollisionGradients<T, Code>& operands) {
+  unit_collision_gradients(cuda, sequences, shape, stream, operands, UnitRows<T>{});
+}
+
+#define TERN_INSTANTIATE(T, Code)                                                                          \
+  template void collision_gradients<T, Code>(Cuda&, const Sequences&, HashShape, const RandomStream&,      \
+                                             const CollisionGradients<T, Code>&);                          \
+  template void unit_collision_gradients<T, Code>(Cuda&, const Sequences&, HashShape, const RandomStream&, \
+                                                  const CollisionGradients<T, Code>&, const UnitRows<T>&);
 TERN_INSTANTIATE(float, std::uint16_t)
 TERN_INSTANTIATE(float, std::uint32_t)
 TERN_INSTANTIATE(double, std::uint16_t)

@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(threads, packs > 1 ? 1
   }
   Columns own_x, own_y;
   own_y.load(row_of(p.own_y, token, head), width, has_partners);
-  own_x.load(row_of(p.own_x, token, head), width, has_partners && p.is_exact);
+  own_x.load(row_of(p.own_x, token, head), width, has_partners && (p.is_exact || p.norm.data != nullptr));
   A dx[Columns::count] = {}, dy[Columns::count] = {};
   const T* partner_x = row_of(p.partner_x, range.begin, head);
   const T* partner_y = row_of(p.partner_y, range.begin, head);
@@ -114,7 +114,6 @@ __global__ void __launch_bounds__(threads, packs > 1 ? 1
       if constexpr (has_dy) y[u].add_to(dy);
     }
   }
-  if (!is_row) return;
   if (sums.count > 0) {
     const A* crowded = p.crowded + own * width;
 #pragma unroll
@@ -125,6 +124,17 @@ __global__ void __launch_bounds__(threads, packs > 1 ? 1
   }
 #pragma unroll
   for (int i = 0; i < Columns::count; ++i) dx[i] *= p.scale;
+  if (p.norm.data != nullptr) {
+    A dot = 0;
+#pragma unroll
+    for (int i = 0; i < Columns::count; ++i) dot += own_x.at(i) * dx[i];
+    own_x.add_to(dx, -warp_sum(dot, lanes));
+    const A length = has_partners ? *row_of(p.norm, token, head) : A(0),
+            factor = length < A(smallest_norm) ? A(0) : A(1) / length;
+#pragma unroll
+    for (int i = 0; i < Columns::count; ++i) dx[i] *= factor;
+  }
+  if (!is_row) return;
   Columns::store(row_of(p.dx, token, head), width, dx);
   if constexpr (has_dy) {
     for (std::uint32_t e = 0; e < sums.count; ++e) {

@@ -4,6 +4,7 @@
 
 #include "base/cuda.h"
 #include "kernels/cuda/collisions.h"
+#include "kernels/layer_norm.h"
 #include "kernels/view.h"
 
 namespace tern::kernels {
@@ -11,7 +12,8 @@ namespace tern::kernels {
 /// One direction of collision_gradients. With own rows [x | y] and partner rows [x | y],
 ///   dx_i = scale (crowded_i + sum over partners j of (y_i . y_j) weight(x_i . x_j) x_j)
 ///   dy_i = value_scale (sum over partners j of y_j + sum of summed rows of i), where dy.data is not null.
-/// For dq own rows are [q | dy] and partners [k | v], for dk and dv the other way round.
+/// Where norm.data is not null, x_i was z_i / |z_i| of that length, and (dx_i - x_i (x_i . dx_i)) / |z_i| is
+/// written in the place of dx_i: the gradient of z_i. For dq own rows are [q | dy] and partners [k | v], for dk and dv the other way round.
 template <class T, class Id>
 struct PartnerVisits {
   Sequences sequences;
@@ -23,6 +25,7 @@ struct PartnerVisits {
   const Accumulate<T>* crowded;  ///< [heads][tokens][width], read for rows that meet a crowded bucket
   const T* summed;               ///< [heads][summed_rows][width] sums of partner_y
   std::int64_t summed_rows;
+  Heads<const Accumulate<T>> norm;  ///< of width 1
 };
 
 /// Deterministic. Cost: a head_width for each entry of the lists.

@@ -26,8 +26,7 @@ CollisionFinder<Id>::CollisionFinder(Cuda& cuda, const Sequences& sequences, int
       buckets_(cuda, (both ? 2 : 1) * heads * hashes * most_crowded(sequences)),
       counts_(cuda, 2 * (segments_ + heads)),
       k_order_(cuda, heads * hashes * sequences.tokens),
-      q_order_(cuda, both ? heads * hashes * sequences.tokens : 0),
-      k_records_(cuda, both ? heads * hashes * sequences.tokens : 0) {
+      q_order_(cuda, both ? heads * hashes * sequences.tokens : 0) {
   require(link_capacity<Id>(sequences.tokens, hashes) < std::int64_t{1} << 31,
           "collisions: tokens * hashes must stay below 2^28, got {} * {}; split the batch", sequences.tokens,
           hashes);
@@ -70,7 +69,7 @@ void CollisionFinder<Id>::find(Cuda& cuda, const Code* q_codes, const Code* k_co
                            lists};
   if (both_) {
     work.q.order = q_order_.data();
-    work.k.records = k_records_.data();
+    work.k.records = k_records_.emplace(cuda, lists * tokens).data();
     work.k.crowded = collisions(keys, nullptr, nullptr).crowded;
   }
   if (sequences_.count > 0 && sequences_.longest > 0) {
@@ -110,7 +109,8 @@ Collisions<Id> CollisionFinder<Id>::of_queries() const {
 template <class Id>
 Collisions<Id> CollisionFinder<Id>::of_keys() {
   ensure(both_, "collisions: made for the direction of queries only");
-  if (sequences_.tokens > 0 && found_heads_ > 0) link(keys, k_records_.data(), q_order_.data());
+  if (k_records_) link(keys, k_records_->data(), q_order_.data());
+  k_records_.reset();
   return collisions(keys, k_order_.data(), q_order_.data());
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "base/cuda.h"
 #include "kernels/view.h"
@@ -117,7 +118,7 @@ class CollisionFinder {
   /// [directions] of [segments] crowded buckets and [heads] words of entries in use.
   Scratch<std::uint32_t> counts_;
   Scratch<Id> k_order_, q_order_;
-  Scratch<std::uint32_t> k_records_;  ///< find() leaves them to of_keys()
+  std::optional<Scratch<std::uint32_t>> k_records_;  ///< from find() to of_keys()
 };
 
 }  // namespace tern::kernels

@@ -29,4 +29,10 @@ Heads<T> heads_from(Heads<T> x, int first, int count) {
   return x;
 }
 
+/// `data` as packed rows of x's extents.
+template <class T, class Data>
+Heads<Data> packed_like(const Heads<T>& x, Data* data, int width) {
+  return {data, x.tokens, x.heads, width, static_cast<std::int64_t>(x.heads) * width, width};
+}
+
 }  // namespace tern::kernels
