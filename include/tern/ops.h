@@ -214,10 +214,10 @@ struct SparseAttention {
 /// added up. Cost pairs of tokens in visible tiles * width; memory linear.
 SparseAttention sparse_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const SequenceLayout& layout, const AttentionPattern& pattern, double scale);
-/// sum_j (1 - arccos(q_i k_j) / pi)^bits v_j for unit rows q, k (YOSO's expectation; not normalized). Cost as
-/// above.
+/// sum_j (1 - arccos(q_i k_j) / pi)^bits v_j for unit rows q, k (YOSO's expectation; not normalized), or for
+/// rows of any length, scaled inside. Cost as above.
 Tensor bernoulli_expectation(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
-                             int bits, BernoulliGradient gradient);
+                             int bits, BernoulliGradient gradient, BernoulliRows rows = BernoulliRows::given);
 struct HashOptions {
   HashFamily family = HashFamily::gaussian;
   int hashes = 32;

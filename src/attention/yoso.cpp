@@ -85,8 +85,8 @@ class YosoAttention final : public Attention {
                             in.training ? training_stream_ : evaluation_stream_, BernoulliRows::unit);
   }
   Tensor expected(const AttentionInput& in) const {
-    return unit_rows(bernoulli_expectation(unit_rows(in.query), unit_rows(in.key), in.value, in.layout, bits_,
-                                           config_.gradient));
+    return bernoulli_expectation(in.query, in.key, in.value, in.layout, bits_, config_.gradient,
+                                 BernoulliRows::unit);
   }
   static int code_bits(const Config& config, const AttentionShape& shape) {
     if (config.bits > 0) return static_cast<int>(config.bits);

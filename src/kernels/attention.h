@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kernels/dropout.h"
+#include "kernels/layer_norm.h"
 #include "kernels/view.h"
 #include "tern/bernoulli.h"
 #include "tern/device.h"
@@ -99,5 +100,25 @@ void bernoulli_expectation_backward(Cpu<isa>&, const Sequences&, const Attention
 template <class T>
 void bernoulli_expectation_backward(Cuda&, const Sequences&, const AttentionInputs<T>&, const BernoulliOptions&,
                                     Heads<const T> dy, const AttentionGradients<T>&);
+
+/// bernoulli_expectation_forward for rows q and k of any length, which are scaled to length one first, with the
+/// rows of y scaled to length one at last; norm, of width 1, is what they had before. On CUDA scaled queries
+/// and keys exist for a few heads at a time, here and in the backward pass.
+template <class T, Isa isa>
+void unit_bernoulli_expectation_forward(Cpu<isa>&, const Sequences&, const AttentionInputs<T>&,
+                                        const BernoulliOptions&, Heads<T> y, Heads<T> norm);
+template <class T>
+void unit_bernoulli_expectation_forward(Cuda&, const Sequences&, const AttentionInputs<T>&,
+                                        const BernoulliOptions&, Heads<T> y, Heads<Accumulate<T>> norm);
+
+/// Gradients of the above at `dy` with respect to q, k and v as they were given; `y` as above.
+template <class T, Isa isa>
+void unit_bernoulli_expectation_backward(Cpu<isa>&, const Sequences&, const AttentionInputs<T>&,
+                                         const BernoulliOptions&, const UnitRows<T>& y, Heads<const T> dy,
+                                         const AttentionGradients<T>&);
+template <class T>
+void unit_bernoulli_expectation_backward(Cuda&, const Sequences&, const AttentionInputs<T>&,
+                                         const BernoulliOptions&, const UnitRows<T>& y, Heads<const T> dy,
+                                         const AttentionGradients<T>&);
 
 }  // namespace tern::kernels

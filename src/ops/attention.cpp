@@ -46,24 +46,38 @@ Tensor softmax_attention(const Tensor& q, const Tensor& k, const Tensor& v, cons
 }
 
 Tensor bernoulli_expectation(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
-                             int bits, BernoulliGradient gradient) {
+                             int bits, BernoulliGradient gradient, BernoulliRows rows) {
   require(bits >= 1 && bits <= 20, "bernoulli_expectation: bits must lie in [1, 20], got {}", bits);
   const AttentionTensors inputs = attention_inputs("bernoulli_expectation", q, k, v, layout);
+  const bool is_unit = rows == BernoulliRows::unit;
   const Tensor out = empty(v.shape(), v.dtype(), v.device());
+  const Tensor norm = is_unit ? empty_sums({v.size(0), v.size(1), 1}, v) : Tensor();
   const kernels::BernoulliOptions settings{bits, gradient};
   dispatch(q, [&]<class T>(auto& device, Type<T>) {
-    kernels::bernoulli_expectation_forward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
-                                              heads_of<T>(out));
+    if (is_unit)
+      kernels::unit_bernoulli_expectation_forward<T>(device, sequences_of(layout), inputs_of<T>(inputs),
+                                                     settings, heads_of<T>(out), heads_of<Accumulate<T>>(norm));
+    else
+      kernels::bernoulli_expectation_forward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
+                                                heads_of<T>(out));
   });
-  return record("bernoulli_expectation", out, {q, k, v}, [=](const Tensor& dy, GradientSink& sink) {
-    const Tensor dout = with_unit_width(dy);
-    const AttentionTensors d = attention_gradients(inputs);
-    dispatch(dout, [&]<class T>(auto& device, Type<T>) {
-      kernels::bernoulli_expectation_backward<T>(device, sequences_of(layout), inputs_of<T>(inputs), settings,
-                                                 heads_of<const T>(dout), gradients_of<T>(d));
-    });
-    add_attention_gradients(d, sink);
-  });
+  const Tensor scaled = is_unit ? out : Tensor();
+  return record(
+      "bernoulli_expectation", out, {q, k, v}, [=](const Tensor& gradient_of_out, GradientSink& sink) {
+        const Tensor dout = with_unit_width(gradient_of_out);
+        const AttentionTensors d = attention_gradients(inputs);
+        dispatch(dout, [&]<class T>(auto& device, Type<T>) {
+          if (scaled.defined())
+            kernels::unit_bernoulli_expectation_backward<T>(
+                device, sequences_of(layout), inputs_of<T>(inputs), settings,
+                {heads_of<const T>(scaled), heads_of<const Accumulate<T>>(norm)}, heads_of<const T>(dout),
+                gradients_of<T>(d));
+          else
+            kernels::bernoulli_expectation_backward<T>(device, sequences_of(layout), inputs_of<T>(inputs),
+                                                       settings, heads_of<const T>(dout), gradients_of<T>(d));
+        });
+        add_attention_gradients(d, sink);
+      });
 }
 
 }  // namespace tern

@@ -88,11 +88,16 @@ AttentionTensors sampled_gradients(const SampleCall& call, const CodeTensors& co
   const AttentionTensors d = attention_gradients(call.inputs), &in = call.inputs;
   dispatch(dy, [&]<class T>(auto& device, Type<T>) {
     with_code(call.shape.bits, [&]<class Code>(Code) {
-      const kernels::CollisionGradients<T, Code> operands{
-          codes_of<const Code>(codes.q), codes_of<const Code>(codes.k), heads_of<const T>(in.q),
-          heads_of<const T>(in.k),       heads_of<const T>(in.v),       heads_of<const T>(dy),
-          call.gradient,                 heads_of<T>(d.q),              heads_of<T>(d.k),
-          heads_of<T>(d.v)};
+      const kernels::CollisionGradients<T, Code> operands{codes_of<const Code>(codes.q),
+                                                          codes_of<const Code>(codes.k),
+                                                          heads_of<const T>(in.q),
+                                                          heads_of<const T>(in.k),
+                                                          heads_of<const T>(in.v),
+                                                          heads_of<const T>(dy),
+                                                          call.gradient,
+                                                          heads_of<T>(d.q),
+                                                          heads_of<T>(d.k),
+                                                          heads_of<T>(d.v)};
       if (call.rows == BernoulliRows::unit)
         kernels::unit_collision_gradients<T, Code>(
             device, sequences_of(call.layout), call.shape, call.stream, operands,

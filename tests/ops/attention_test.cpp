@@ -105,6 +105,61 @@ TEST(BernoulliExpectation, both_gradients) {
   check(cases);
 }
 
+/// Rows of any length; the results, and both gradients through all three scalings, by their formulas.
+TEST(BernoulliExpectation, scales_rows_by_its_formula) {
+  std::vector<OpCase> cases;
+  for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
+    for (const std::int64_t width : {16, 32, 64, 128}) {
+      const int bits = 7;
+      // longer ones sum gradients of queries in device memory
+      const bool is_long = width == 64 && gradient == BernoulliGradient::surrogate;
+      const SequenceLayout layout = layout_of({is_long ? 400 : 40, 1, 0, 70}, 400);
+      const Shape shape{layout.tokens(), 2, width};
+      const auto sums = [=](const Arrays& x) {
+        return attended({unit_array(x[0]), unit_array(x[1]), x[2]}, layout, bernoulli_weights(bits));
+      };
+      cases.push_back({.name = format_text("bernoulli_expectation of rows of {} as they come, gradient {}",
+                                           width, gradient),
+                       .inputs = {normal_array(shape, 156), normal_array(shape, 157), normal_array(shape, 158)},
+                       .function = one_result([=](auto x) {
+                         return bernoulli_expectation(x[0], x[1], x[2], on(x[0], layout), bits, gradient,
+                                                      BernoulliRows::unit);
+                       }),
+                       .reference = one_array([=](const Arrays& x) { return unit_array(sums(x)); }),
+                       .reduction_length = 400,
+                       .gradient = [=](const Arrays& x, const Arrays& dy) {
+                         Arrays d =
+                             bernoulli_gradients({unit_array(x[0]), unit_array(x[1]), x[2]},
+                                                 through_scaling(sums(x), dy[0]), layout, bits, gradient);
+                         d[0] = through_scaling(x[0], d[0]);
+                         d[1] = through_scaling(x[1], d[1]);
+                         return d;
+                       }});
+    }
+  check(cases);
+}
+
+/// So many rows that CUDA takes one head after the other.
+TEST(BernoulliExpectation, groups_of_heads_are_those_of_the_cpu) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  const SequenceLayout layout = layout_of(std::vector<int>(900, 64), 64);
+  const Shape shape{layout.tokens(), 3, 64};
+  const auto run = [&](Device device) {
+    std::vector<Tensor> leaves;
+    for (std::uint64_t part = 0; part < 3; ++part)
+      leaves.push_back(leaf(tensor_of(normal_array(shape, 159 + part), DType::float64, device)));
+    const Tensor y = bernoulli_expectation(leaves[0], leaves[1], leaves[2], on(leaves[0], layout), 6,
+                                           BernoulliGradient::surrogate, BernoulliRows::unit);
+    const Tensor dy = random_weights(std::span(&y, 1), 5)[0];
+    backward(std::span(&y, 1), std::span(&dy, 1));
+    std::vector<std::vector<double>> all{y.to_vector<double>()};
+    for (const Tensor& x : leaves) all.push_back(gradient_of(x).to_vector<double>());
+    return all;
+  };
+  const auto here = run({DeviceType::cuda, 0}), there = run({});
+  for (std::size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(here[i], there[i], 1e-10), "") << i;
+}
+
 TEST(BernoulliExpectation, the_exact_gradient_is_the_derivative) {
   const SequenceLayout layout = layout_of({9, 4}, 20);
   const Shape shape{13, 2, 8};
@@ -120,6 +175,13 @@ TEST(BernoulliExpectation, the_exact_gradient_is_the_derivative) {
     ADD_FAILURE() << line;
   // the surrogate is a lower bound of the derivative: the check must tell them apart, for q and for k
   EXPECT_EQ(gradient_failures(with(BernoulliGradient::surrogate), inputs).size(), 2);
+  const auto scaled = one_result([&](auto x) {
+    return bernoulli_expectation(x[0], x[1], x[2], on(x[0], layout), 7, BernoulliGradient::exact,
+                                 BernoulliRows::unit);
+  });
+  const std::vector<Tensor> rows{tensor_of(normal_array(shape, 4), DType::float64),
+                                 tensor_of(normal_array(shape, 5), DType::float64), inputs[2]};
+  for (const std::string& line : gradient_failures(scaled, rows)) ADD_FAILURE() << line;
 }
 
 /// Some keys equal a query or are opposite to one.

@@ -124,20 +124,6 @@ Arrays by_formula(const Arrays& qkv, const Shares& shares, const HashOptions& op
   return out;
 }
 
-/// The gradient of x where that of y = x / |x| is dy: (dy - y (y . dy)) / |x|, 0 where x is 0.
-Array through_scaling(const Array& x, const Array& dy) {
-  const Array y = unit_array(x);
-  const std::int64_t width = x.size(-1);
-  Array dx(x.shape);
-  for (std::int64_t first = 0; first < x.count(); first += width) {
-    double square = 0, dot = 0;
-    for (std::int64_t c = first; c < first + width; ++c) square += x[c] * x[c], dot += y[c] * dy[c];
-    for (std::int64_t c = first; c < first + width && square > 0; ++c)
-      dx[c] = (dy[c] - y[c] * dot) / std::sqrt(square);
-  }
-  return dx;
-}
-
 /// The same with queries, keys and y scaled to length one; codes are those of the rows as they are.
 Arrays by_scaled_formula(const Arrays& qkv, const Shares& shares, const HashOptions& options,
                          BernoulliGradient gradient, const Array& dy) {
@@ -236,8 +222,9 @@ TEST(BernoulliSample, groups_of_heads_are_those_of_the_cpu) {
   const auto run = [](Device device, BernoulliRows rows, BernoulliGradient gradient) {
     const Sample in = sample_of({20000, 9000}, 32, DType::float64, device);
     const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
-    const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, {HashFamily::gaussian, 32, 12},
-                                      gradient, on(in.qkv[0], test_stream(4)), rows);
+    const Tensor y =
+        bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, {HashFamily::gaussian, 32, 12}, gradient,
+                         on(in.qkv[0], test_stream(4)), rows);
     backward(y);
     std::vector<std::vector<double>> all{y.to_vector<double>()};
     for (const Tensor& x : leaves) all.push_back(gradient_of(x).to_vector<double>());

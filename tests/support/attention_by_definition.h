@@ -125,5 +125,18 @@ inline Array unit_array(Array x) {
   }
   return x;
 }
+/// The gradient of x where that of y = x / |x| is dy: (dy - y (y . dy)) / |x|, 0 where x is 0.
+inline Array through_scaling(const Array& x, const Array& dy) {
+  const Array y = unit_array(x);
+  const std::int64_t width = x.size(-1);
+  Array dx(x.shape);
+  for (std::int64_t first = 0; first < x.count(); first += width) {
+    double square = 0, dot = 0;
+    for (std::int64_t c = first; c < first + width; ++c) square += x[c] * x[c], dot += y[c] * dy[c];
+    for (std::int64_t c = first; c < first + width && square > 0; ++c)
+      dx[c] = (dy[c] - y[c] * dot) / std::sqrt(square);
+  }
+  return dx;
+}
 
 }  // namespace tern::test

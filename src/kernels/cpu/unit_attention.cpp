@@ -1,4 +1,5 @@
 // YOSO over rows that are scaled to length one inside: the kernels for given rows between passes of scaling.
+#include "kernels/attention.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/hashing.h"
 
@@ -52,11 +53,44 @@ void unit_collision_gradients(Cpu<isa>& cpu, const Sequences& sequences, HashSha
   unit_rows_backward<T>(cpu, k, read_only(operands.dk), operands.dk);
 }
 
-#define TERN_INSTANTIATE(T, Code)                                                                            \
-  template void unit_bucket_sum<T, Code>(Cpu<TERN_ISA>&, const Sequences&, HashShape, const Code*,           \
-                                         Heads<const T>, const Code*, Heads<T>, Heads<T>);                   \
-  template void unit_collision_gradients<T, Code>(Cpu<TERN_ISA>&, const Sequences&, HashShape,               \
-                                                  const RandomStream&, const CollisionGradients<T, Code>&,   \
+template <class T, Isa isa>
+void unit_bernoulli_expectation_forward(Cpu<isa>& cpu, const Sequences& sequences, const AttentionInputs<T>& in,
+                                        const BernoulliOptions& options, Heads<T> y, Heads<T> norm) {
+  const OwnRows<T, isa> q(in.q), k(in.k);
+  bernoulli_expectation_forward<T>(cpu, sequences, {q.scale(cpu, in.q).rows, k.scale(cpu, in.k).rows, in.v},
+                                   options, y);
+  unit_rows_forward<T>(cpu, read_only(y), y, norm);
+}
+
+template <class T, Isa isa>
+void unit_bernoulli_expectation_backward(Cpu<isa>& cpu, const Sequences& sequences,
+                                         const AttentionInputs<T>& in, const BernoulliOptions& options,
+                                         const UnitRows<T>& y, Heads<const T> dy,
+                                         const AttentionGradients<T>& gradients) {
+  const OwnRows<T, isa> q_rows(in.q), k_rows(in.k), dy_rows(dy);
+  const UnitRows<T> q = q_rows.scale(cpu, in.q), k = k_rows.scale(cpu, in.k);
+  bernoulli_expectation_backward<T>(cpu, sequences, {q.rows, k.rows, in.v}, options,
+                                    dy_rows.pass_scaling(cpu, y, dy), gradients);
+  unit_rows_backward<T>(cpu, q, read_only(gradients.dq), gradients.dq);
+  unit_rows_backward<T>(cpu, k, read_only(gradients.dk), gradients.dk);
+}
+
+#define TERN_INSTANTIATE(T)                                                                               \
+  template void unit_bernoulli_expectation_forward<T>(Cpu<TERN_ISA>&, const Sequences&,                   \
+                                                      const AttentionInputs<T>&, const BernoulliOptions&, \
+                                                      Heads<T>, Heads<T>);                                \
+  template void unit_bernoulli_expectation_backward<T>(                                                   \
+      Cpu<TERN_ISA>&, const Sequences&, const AttentionInputs<T>&, const BernoulliOptions&,               \
+      const UnitRows<T>&, Heads<const T>, const AttentionGradients<T>&);
+TERN_INSTANTIATE(float)
+TERN_INSTANTIATE(double)
+#undef TERN_INSTANTIATE
+
+#define TERN_INSTANTIATE(T, Code)                                                                          \
+  template void unit_bucket_sum<T, Code>(Cpu<TERN_ISA>&, const Sequences&, HashShape, const Code*,         \
+                                         Heads<const T>, const Code*, Heads<T>, Heads<T>);                 \
+  template void unit_collision_gradients<T, Code>(Cpu<TERN_ISA>&, const Sequences&, HashShape,             \
+                                                  const RandomStream&, const CollisionGradients<T, Code>&, \
                                                   const UnitRows<T>&);
 TERN_INSTANTIATE(float, std::uint16_t)
 TERN_INSTANTIATE(float, std::uint32_t)

@@ -3,6 +3,7 @@
 #include "kernels/attention.h"
 #include "kernels/cuda/attention_hopper.h"
 #include "kernels/cuda/attention_kernels.h"
+#include "kernels/cuda/bernoulli_expectation.h"
 
 namespace tern::kernels {
 namespace {
@@ -45,23 +46,25 @@ void softmax_attention_backward<bfloat16>(Cuda& cuda, const Sequences& sequences
 }
 
 template <>
-void bernoulli_expectation_forward<bfloat16>(Cuda& cuda, const Sequences& sequences,
-                                             const AttentionInputs<bfloat16>& in,
-                                             const BernoulliOptions& options, Heads<bfloat16> y) {
-  const bool is_hopper = bernoulli_expectation_forward_hopper(cuda, sequences, in, options, y);
+void expect_values<bfloat16>(Cuda& cuda, const Sequences& sequences, const AttentionInputs<bfloat16>& in,
+                             const BernoulliOptions& options, Heads<bfloat16> y, Heads<float> norm) {
+  const bool is_hopper = expect_values_hopper(cuda, sequences, in, options, y, norm);
   log_forward("YOSO's expectation", in.q.width, is_hopper);
-  if (!is_hopper) launch_attention_forward(cuda, bernoulli_task(sequences, in, options), y, nullptr);
+  if (is_hopper) return;
+  launch_attention_forward(cuda, bernoulli_task(sequences, in, options), y, nullptr);
+  if (norm.data != nullptr) unit_rows_forward<bfloat16>(cuda, read_only(y), y, norm);
 }
 
 template <>
-void bernoulli_expectation_backward<bfloat16>(Cuda& cuda, const Sequences& sequences,
-                                              const AttentionInputs<bfloat16>& in,
-                                              const BernoulliOptions& options, Heads<const bfloat16> dy,
-                                              const AttentionGradients<bfloat16>& gradients) {
-  if (bernoulli_expectation_backward_hopper(cuda, sequences, in, options, dy, gradients)) return;
+void differentiate_expectation<bfloat16>(Cuda& cuda, const Sequences& sequences,
+                                         const AttentionInputs<bfloat16>& in, const BernoulliOptions& options,
+                                         const InputLengths<bfloat16>& lengths, Heads<const bfloat16> dy,
+                                         const AttentionGradients<bfloat16>& gradients) {
+  if (differentiate_expectation_hopper(cuda, sequences, in, options, lengths, dy, gradients)) return;
   const AttentionTask task = bernoulli_task(sequences, in, options);
   launch_query_gradient(cuda, task, {}, dy, gradients.dq, nullptr);
   launch_key_gradient(cuda, task, nullptr, dy, gradients.dk, gradients.dv);
+  pass_scaling(cuda, in, lengths, gradients);
 }
 
 }  // namespace tern::kernels

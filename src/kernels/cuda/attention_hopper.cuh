@@ -274,6 +274,45 @@ __device__ __forceinline__ void store_rows(const Heads<bfloat16>& out, std::int6
       target[4 * j] = pack_bfloat16(acc[4 * j + 2 * half] * scale, acc[4 * j + 2 * half + 1] * scale);
   }
 }
+/// The sum over the four lanes that hold a row of accumulators.
+__device__ __forceinline__ float row_sum(float x) {
+  x += __shfl_xor_sync(0xFFFFFFFFu, x, 1);
+  return x + __shfl_xor_sync(0xFFFFFFFFu, x, 2);
+}
+
+/// Stores `scale` times a gradient of unit rows x = z / |z| as that of z: (d - x (x . d)) / |z|. Without unit
+/// rows as it is. All lanes take part.
+template <int width>
+__device__ __forceinline__ void store_gradient(const Heads<bfloat16>& out, const UnitRows<bfloat16>& unit,
+                                               std::int64_t token, int head, int rows, float (&acc)[width / 2],
+                                               float scale) {
+  if (unit.rows.data == nullptr) return store_rows<width>(out, token, head, rows, acc, scale, scale);
+  const Fragment mine = fragment();
+  float factor[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = mine.row + 8 * half;
+    const bool is_row = row < rows;
+    const auto* const from =
+        reinterpret_cast<const std::uint32_t*>(row_of(unit.rows, is_row ? token + row : 0, head) + mine.column);
+    std::uint32_t x[width / 8];
+    float dot = 0;
+#pragma unroll
+    for (int j = 0; j < width / 8; ++j) {
+      x[j] = is_row ? from[4 * j] : 0;
+      dot += low_bfloat16(x[j]) * acc[4 * j + 2 * half] + high_bfloat16(x[j]) * acc[4 * j + 2 * half + 1];
+    }
+    dot = row_sum(dot);
+#pragma unroll
+    for (int j = 0; j < width / 8; ++j) {
+      acc[4 * j + 2 * half] -= low_bfloat16(x[j]) * dot;
+      acc[4 * j + 2 * half + 1] -= high_bfloat16(x[j]) * dot;
+    }
+    const float length = is_row ? *row_of(unit.norm, token + row, head) : 0.0f;
+    factor[half] = length < static_cast<float>(smallest_norm) ? 0.0f : scale / length;
+  }
+  store_rows<width>(out, token, head, rows, acc, factor[0], factor[1]);
+}
 /// Clears an item's rows of `out`.
 template <int width>
 __device__ __forceinline__ void clear_rows(const Heads<bfloat16>& out, const WorkItem& item, int tile,

@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(2 * backward_rows(width)) collect_kernel(const
 #pragma unroll
     for (int c = 0; c < 4; ++c) dq[i + c] = pack.item[c];
   }
-  const float factor = task.gradient_scale / task.kept_share;
-  store_rows<width>(task.dq, std::int64_t{item.first} + start, head, item.length - start, dq, factor, factor);
+  store_gradient<width>(task.dq, task.q, std::int64_t{item.first} + start, head, item.length - start, dq,
+                        task.gradient_scale / task.kept_share);
 }
 
 /// Blocks of one head, with those of a last item's warpgroups beyond the end.
@@ -157,9 +157,10 @@ bool softmax_attention_backward_hopper(Cuda& cuda, const Sequences& sequences,
   return true;
 }
 
-bool bernoulli_expectation_backward_hopper(Cuda& cuda, const Sequences& sequences,
-                                           const AttentionInputs<bfloat16>& in, const BernoulliOptions& options,
-                                           Heads<const bfloat16> dy, const AttentionGradients<bfloat16>& out) {
+bool differentiate_expectation_hopper(Cuda& cuda, const Sequences& sequences,
+                                      const AttentionInputs<bfloat16>& in, const BernoulliOptions& options,
+                                      const InputLengths<bfloat16>& lengths, Heads<const bfloat16> dy,
+                                      const AttentionGradients<bfloat16>& out) {
   using hopper::tensor_map;
   const auto dq = read_only(out.dq), dk = read_only(out.dk), dv = read_only(out.dv);
   if (!hopper::serves(cuda, {in.q, in.k, in.v, dy, dq, dk, dv})) return false;
@@ -173,6 +174,10 @@ bool bernoulli_expectation_backward_hopper(Cuda& cuda, const Sequences& sequence
   task.bits = options.bits;
   task.is_exact = is_exact;
   task.gradient_scale = is_exact ? bits * std::numbers::inv_pi_v<float> : bits / 2;
+  if (lengths.q.data != nullptr) {
+    task.q = {in.q, lengths.q};
+    task.k = {in.k, lengths.k};
+  }
   hopper::launch_gradients<hopper::Score::bernoulli>(cuda, sequences, maps, task, plan.count);
   return true;
 }

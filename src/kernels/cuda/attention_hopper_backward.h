@@ -29,8 +29,9 @@ struct BackwardTask {
   float scale = 1, gradient_scale = 1;  ///< of scores, and of what the pair products yield for dq and dk
   float kept_share = 1;                 ///< of the weights, by dropout
   WeightDropout dropout{};
-  int bits = 1;           ///< bernoulli only
-  bool is_exact = false;  ///< bernoulli only
+  int bits = 1;                 ///< bernoulli only
+  bool is_exact = false;        ///< bernoulli only
+  UnitRows<bfloat16> q{}, k{};  ///< bernoulli only; with data, gradients are those of rows before the scaling
   int first_head = 0;
   /// [heads from first_head on, statistics_blocks, 64 x width], null for dq by a pass of its own. Starts as
   /// zeros; the order within a block is that of accumulators.

@@ -95,10 +95,28 @@ struct ForwardTask {
   float scale;  ///< of scores; positive
   int bits;     ///< bernoulli only
   WeightDropout dropout;
+  Heads<float> norm{};  ///< bernoulli only: with data, rows are scaled to length one, and this is what they had
 };
 struct ForwardMaps {
   CUtensorMap q, k, v;
 };
+
+/// Lengths of a thread's two rows of 64, stored where they are below `rows`, and what scales them to one.
+template <int count>
+__device__ __forceinline__ void find_lengths(const Heads<float>& norm, std::int64_t token, int head, int rows,
+                                             const float (&acc)[count], float (&factor)[2]) {
+  const Fragment mine = fragment();
+  float square[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < count; ++i) square[i >> 1 & 1] += acc[i] * acc[i];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float length = sqrtf(row_sum(square[h]));
+    factor[h] = 1.0f / fmaxf(length, static_cast<float>(smallest_norm));
+    const int row = mine.row + 8 * h;
+    if (mine.column == 0 && row < rows) *row_of(norm, token + row, head) = length;
+  }
+}
 
 template <int width>
 struct ForwardMemory {
@@ -196,6 +214,8 @@ __device__ __forceinline__ void attend(const ForwardMaps& maps, const ForwardTas
         task.lse[head * task.out.tokens + token + mine.row + 8 * h] =
             rows.maximum[h] * task.scale + logf(rows.sum[h]);
     }
+  } else if (task.norm.data != nullptr) {
+    find_lengths(task.norm, token, head, valid_rows, acc, factor);
   }
   store_rows<width>(task.out, token, head, valid_rows, acc, factor[0], factor[1]);
 }
@@ -213,8 +233,10 @@ __global__ void __launch_bounds__(threads, 2)
     const int head = static_cast<int>(blockIdx.y);
     clear_rows<width>(task.out, item, query_rows, head);
     const int rows = min(query_rows, item.length - item.start);
-    if (score != Score::bernoulli && static_cast<int>(threadIdx.x) < rows)
-      task.lse[head * task.out.tokens + item.first + item.start + threadIdx.x] = 0;
+    if (static_cast<int>(threadIdx.x) >= rows) return;
+    const std::int64_t token = std::int64_t{item.first} + item.start + threadIdx.x;
+    if (score != Score::bernoulli) task.lse[head * task.out.tokens + token] = 0;
+    if (task.norm.data != nullptr) *row_of(task.norm, token, head) = 0;
     return;
   }
   if (threadIdx.x == 0) {
@@ -269,12 +291,12 @@ bool softmax_attention_forward_hopper(Cuda& cuda, const Sequences& sequences,
   return true;
 }
 
-bool bernoulli_expectation_forward_hopper(Cuda& cuda, const Sequences& sequences,
-                                          const AttentionInputs<bfloat16>& in, const BernoulliOptions& options,
-                                          Heads<bfloat16> y) {
+bool expect_values_hopper(Cuda& cuda, const Sequences& sequences, const AttentionInputs<bfloat16>& in,
+                          const BernoulliOptions& options, Heads<bfloat16> y, Heads<float> norm) {
   if (!hopper::serves(cuda, {in.q, in.k, in.v, read_only(y)})) return false;
   if (sequences.tokens == 0 || y.heads == 0) return true;
-  hopper::launch<hopper::Score::bernoulli>(cuda, sequences, in, {nullptr, y, nullptr, 1, options.bits, {}});
+  hopper::launch<hopper::Score::bernoulli>(cuda, sequences, in,
+                                           {nullptr, y, nullptr, 1, options.bits, {}, norm});
   return true;
 }
 

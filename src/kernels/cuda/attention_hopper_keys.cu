@@ -213,8 +213,11 @@ __device__ __forceinline__ void pass_queries(const BackwardMaps& maps, const Bac
   const int valid_rows = item.length - item.start - group * box_rows;
   const float kept = 1.0f / task.kept_share;
   store_rows<width>(task.dv, token, head, valid_rows, dv, kept, kept);
-  store_rows<width>(task.dk, token, head, valid_rows, dk, kept * task.gradient_scale,
-                    kept * task.gradient_scale);
+  if constexpr (score == Score::bernoulli)
+    store_gradient<width>(task.dk, task.k, token, head, valid_rows, dk, task.gradient_scale);
+  else
+    store_rows<width>(task.dk, token, head, valid_rows, dk, kept * task.gradient_scale,
+                      kept * task.gradient_scale);
 }
 
 template <int width, Score score, bool fused>

@@ -119,8 +119,12 @@ __device__ __forceinline__ void pass_keys(const BackwardMaps& maps, const Backwa
   wait_products<0>();
   pin(dq);
   const std::int64_t token = std::int64_t{item.first} + item.start + group * box_rows;
+  const int valid_rows = item.length - item.start - group * box_rows;
   const float factor = task.gradient_scale / task.kept_share;
-  store_rows<width>(task.dq, token, head, item.length - item.start - group * box_rows, dq, factor, factor);
+  if constexpr (score == Score::bernoulli)
+    store_gradient<width>(task.dq, task.q, token, head, valid_rows, dq, factor);
+  else
+    store_rows<width>(task.dq, token, head, valid_rows, dq, factor, factor);
 }
 
 template <int width, Score score>

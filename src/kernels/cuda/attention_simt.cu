@@ -10,6 +10,7 @@
 #include "base/cuda_path.h"
 #include "kernels/attention.h"
 #include "kernels/cuda/attention_simt_kernels.cuh"
+#include "kernels/cuda/bernoulli_expectation.h"
 
 namespace tern::kernels {
 namespace {
@@ -187,18 +188,20 @@ void softmax_attention_backward(Cuda& cuda, const Sequences& sequences, const At
 }
 
 template <class T>
-void bernoulli_expectation_forward(Cuda& cuda, const Sequences& sequences, const AttentionInputs<T>& in,
-                                   const BernoulliOptions& options, Heads<T> y) {
+void expect_values(Cuda& cuda, const Sequences& sequences, const AttentionInputs<T>& in,
+                   const BernoulliOptions& options, Heads<T> y, Heads<Accumulate<T>> norm) {
   log_forward<T>(cuda, "YOSO's expectation", in.q.width);
   attend<T>(cuda, sequences, in, BernoulliScore<T>{options.bits, options.gradient}, y);
+  if (norm.data != nullptr) unit_rows_forward<T>(cuda, read_only(y), y, norm);
 }
 
 template <class T>
-void bernoulli_expectation_backward(Cuda& cuda, const Sequences& sequences, const AttentionInputs<T>& in,
-                                    const BernoulliOptions& options, Heads<const T> dy,
-                                    const AttentionGradients<T>& gradients) {
+void differentiate_expectation(Cuda& cuda, const Sequences& sequences, const AttentionInputs<T>& in,
+                               const BernoulliOptions& options, const InputLengths<T>& lengths,
+                               Heads<const T> dy, const AttentionGradients<T>& gradients) {
   if (sequences.tokens == 0) return;
   differentiate<T>(cuda, sequences, {in, dy, gradients}, BernoulliScore<T>{options.bits, options.gradient});
+  pass_scaling(cuda, in, lengths, gradients);
 }
 
 #define INSTANTIATE(T)                                                                                        \
@@ -207,11 +210,11 @@ void bernoulli_expectation_backward(Cuda& cuda, const Sequences& sequences, cons
   template void softmax_attention_backward<T>(Cuda&, const Sequences&, const AttentionInputs<T>&,             \
                                               const SoftmaxOptions&, const SoftmaxResult<T>&, Heads<const T>, \
                                               const AttentionGradients<T>&);                                  \
-  template void bernoulli_expectation_forward<T>(Cuda&, const Sequences&, const AttentionInputs<T>&,          \
-                                                 const BernoulliOptions&, Heads<T>);                          \
-  template void bernoulli_expectation_backward<T>(Cuda&, const Sequences&, const AttentionInputs<T>&,         \
-                                                  const BernoulliOptions&, Heads<const T>,                    \
-                                                  const AttentionGradients<T>&);
+  template void expect_values<T>(Cuda&, const Sequences&, const AttentionInputs<T>&, const BernoulliOptions&, \
+                                 Heads<T>, Heads<Accumulate<T>>);                                             \
+  template void differentiate_expectation<T>(Cuda&, const Sequences&, const AttentionInputs<T>&,              \
+                                             const BernoulliOptions&, const InputLengths<T>&, Heads<const T>, \
+                                             const AttentionGradients<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -13,7 +13,8 @@ namespace tern::kernels {
 ///   dx_i = scale (crowded_i + sum over partners j of (y_i . y_j) weight(x_i . x_j) x_j)
 ///   dy_i = value_scale (sum over partners j of y_j + sum of summed rows of i), where dy.data is not null.
 /// Where norm.data is not null, x_i was z_i / |z_i| of that length, and (dx_i - x_i (x_i . dx_i)) / |z_i| is
-/// written in the place of dx_i: the gradient of z_i. For dq own rows are [q | dy] and partners [k | v], for dk and dv the other way round.
+/// written in the place of dx_i: the gradient of z_i. For dq own rows are [q | dy] and partners [k | v], for dk
+/// and dv the other way round.
 template <class T, class Id>
 struct PartnerVisits {
   Sequences sequences;

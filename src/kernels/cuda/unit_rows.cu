@@ -52,8 +52,7 @@ __global__ void __launch_bounds__(row_threads)
 }
 
 template <class Lanes, class T>
-__global__ void __launch_bounds__(row_threads)
-    unit_backward(UnitRows<T> y, Heads<const T> dy, Heads<T> dx) {
+__global__ void __launch_bounds__(row_threads) unit_backward(UnitRows<T> y, Heads<const T> dy, Heads<T> dx) {
   using A = Accumulate<T>;
   const std::int64_t rows = dy.tokens * dy.heads, own = Lanes::first_row() - Lanes::first_warp_row();
   const int width = dy.width;
@@ -156,8 +155,8 @@ void unit_rows_backward(Cuda& cuda, const UnitRows<T>& y, Heads<const T> dy, Hea
   check_launch("unit_rows_backward");
 }
 
-#define INSTANTIATE(T)                                                                              \
-  template void unit_rows_forward<T>(Cuda&, Heads<const T>, Heads<T>, Heads<Accumulate<T>>);        \
+#define INSTANTIATE(T)                                                                       \
+  template void unit_rows_forward<T>(Cuda&, Heads<const T>, Heads<T>, Heads<Accumulate<T>>); \
   template void unit_rows_backward<T>(Cuda&, const UnitRows<T>&, Heads<const T>, Heads<T>);
 INSTANTIATE(float)
 INSTANTIATE(double)
