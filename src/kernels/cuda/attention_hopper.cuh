@@ -203,28 +203,37 @@ __device__ __forceinline__ float inverse_sine(float s) {
   const float x = fmaxf(1.0f - fabsf(s), 1e-6f);
   return rsqrtf(x * (2.0f - x));
 }
-/// x^exponent of all registers, by squaring.
+/// power = x^exponent, by the bits of the exponent from the highest on, so that no register is copied.
 template <int count>
-__device__ __forceinline__ void raise(float (&x)[count], int exponent) {
-  const auto square = [](float(&y)[count]) {
+__device__ __forceinline__ void raise(const float (&x)[count], float (&power)[count], int exponent) {
+  const auto square = [&](const float(&from)[count]) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) y[i] *= y[i];
+    for (int i = 0; i < count; ++i) power[i] = from[i] * from[i];
   };
-  if (exponent == 0) {
+  const auto take_bit = [&](int bit) {
+    if ((exponent >> bit & 1) == 0) return;
 #pragma unroll
-    for (int i = 0; i < count; ++i) x[i] = 1;
-    return;
-  }
-  for (; (exponent & 1) == 0; exponent >>= 1) square(x);
-  if (exponent == 1) return;
-  float base[count];
+    for (int i = 0; i < count; ++i) power[i] *= x[i];
+  };
+  if (exponent >> 3 == 1) {  // of usual lengths: without a loop's counting
+    square(x);
+    take_bit(2);
+    square(power);
+    take_bit(1);
+    square(power);
+    take_bit(0);
+  } else if (exponent < 2) {
 #pragma unroll
-  for (int i = 0; i < count; ++i) base[i] = x[i];
-  while ((exponent >>= 1) != 0) {
-    square(base);
-    if ((exponent & 1) == 0) continue;
-#pragma unroll
-    for (int i = 0; i < count; ++i) x[i] *= base[i];
+    for (int i = 0; i < count; ++i) power[i] = exponent == 1 ? x[i] : 1.0f;
+  } else {
+    int bit = 30 - __clz(exponent);
+    square(x);
+    take_bit(bit);
+#pragma unroll 1
+    while (--bit >= 0) {
+      square(power);
+      take_bit(bit);
+    }
   }
 }
 
@@ -243,8 +252,8 @@ __device__ __forceinline__ void bernoulli_gradient(const float (&scores)[count],
   for (int base = 0; base < count; base += chunk) {
     float power[chunk], factor[chunk];
 #pragma unroll
-    for (int i = 0; i < chunk; ++i) factor[i] = power[i] = agreement(scores[base + i]);
-    raise(power, is_exact ? bits - 1 : bits);
+    for (int i = 0; i < chunk; ++i) factor[i] = agreement(scores[base + i]);
+    raise(factor, power, is_exact ? bits - 1 : bits);
 #pragma unroll
     for (int i = 0; i < chunk; i += 2) {
       std::uint32_t& weight = weights[(base + i) / 2];

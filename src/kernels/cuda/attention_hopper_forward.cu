@@ -69,10 +69,10 @@ __device__ __forceinline__ void bernoulli_weights(const float (&scores)[count],
   constexpr int chunk = 16;
 #pragma unroll
   for (int base = 0; base < count; base += chunk) {
-    float p[chunk];
+    float factor[chunk], p[chunk];
 #pragma unroll
-    for (int i = 0; i < chunk; ++i) p[i] = agreement(scores[base + i]);
-    raise(p, bits);
+    for (int i = 0; i < chunk; ++i) factor[i] = agreement(scores[base + i]);
+    raise(factor, p, bits);
 #pragma unroll
     for (int i = 0; i < chunk; i += 2) weights[(base + i) / 2] = pack_bfloat16(p[i], p[i + 1]);
   }
