@@ -147,16 +147,20 @@ void run_products(Cuda& cuda, const CrowdedPairs<bfloat16, Id>& work) {
   constexpr std::uint32_t dense = width > 64 ? width : 64;
   const PlanBounds bounds = plan_bounds(work.sequences, lists / (in_order ? work.collisions.hashes : 1), dense,
                                         work.is_exact, in_order, std::int64_t{width} * width * 4);
-  const Scratch<PieceCounts> counts(cuda, crowded.segments);
   const Scratch<Piece> pairs(cuda, bounds.pairs);
   const Scratch<std::uint32_t> moments(cuda, bounds.moments);
   const Scratch<LongPiece> builds(cuda, bounds.parts), applies(cuda, bounds.parts);
   const Scratch<float> long_moments(cuda, bounds.long_buckets * width * width);
-  check_cuda(cudaMemsetAsync(counts.data(), 0, static_cast<std::size_t>(crowded.segments) * sizeof(PieceCounts),
-                             cuda.stream),
-             "add_crowded_pairs: clear");
-  const Plan plan{counts.data(),       pairs.data(),      moments.data(), builds.data(), applies.data(),
-                  long_moments.data(), bounds.short_rows, dense,          in_order};
+  static_assert(sizeof(PieceCounts) == CrowdedBuckets::of_segment * sizeof(std::uint32_t));
+  const Plan plan{reinterpret_cast<PieceCounts*>(crowded.counters),
+                  pairs.data(),
+                  moments.data(),
+                  builds.data(),
+                  applies.data(),
+                  long_moments.data(),
+                  bounds.short_rows,
+                  dense,
+                  in_order};
   for (int segment = 0; segment < crowded.segments; ++segment) {
     const ProductWork<Id> w{work, plan, segment};
     if (work.is_exact)

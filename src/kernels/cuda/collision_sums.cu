@@ -203,11 +203,10 @@ void sum_crowded_rows(Cuda& cuda, const Sequences& sequences, const Collisions<I
   const Scratch<Accumulate<T>> partial(cuda, cuts * partner_value.width);
   const Scratch<CrowdedBucket> buckets(cuda, cuts);
   const Scratch<uint2> parts(cuda, cuts);
-  const Scratch<std::uint32_t> count(cuda, 2);
-  check_cuda(cudaMemsetAsync(count.data(), 0, 2 * sizeof(std::uint32_t), cuda.stream),
-             "sum_crowded_rows: clear");
+  const CrowdedBuckets& crowded = collisions.crowded;
+  std::uint32_t* const count = crowded.counters + crowded.segments * CrowdedBuckets::of_segment;
   const CrowdedSums<T, Id> p{sequences, collisions,     partner_value,
-                             summed,    partial.data(), {buckets.data(), parts.data(), count.data()}};
+                             summed,    partial.data(), {buckets.data(), parts.data(), count}};
   if (rows_are_packed(partner_value) && is_aligned(16, summed))
     launch_sums<pack_items<T>>(cuda, p);
   else

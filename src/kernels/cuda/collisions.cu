@@ -24,7 +24,7 @@ CollisionFinder<Id>::CollisionFinder(Cuda& cuda, const Sequences& sequences, int
       crowded_(cuda, heads * sequences.tokens),
       entries_(cuda, heads * link_capacity<Id>(sequences.tokens, hashes)),
       buckets_(cuda, (both ? 2 : 1) * heads * hashes * most_crowded(sequences)),
-      counts_(cuda, 2 * (segments_ + heads)),
+      counts_(cuda, 2 * counts_of_direction()),
       k_order_(cuda, heads * hashes * sequences.tokens),
       q_order_(cuda, both ? heads * hashes * sequences.tokens : 0) {
   require(link_capacity<Id>(sequences.tokens, hashes) < std::int64_t{1} << 31,
@@ -55,10 +55,8 @@ void CollisionFinder<Id>::find(Cuda& cuda, const Code* q_codes, const Code* k_co
   ensure(heads <= heads_, "collisions: {} heads in a work area for {}", heads, heads_);
   const std::int64_t tokens = sequences_.tokens, lists = std::int64_t{heads} * hashes_;
   found_heads_ = heads;
-  check_cuda(
-      cudaMemsetAsync(counts_.data(), 0,
-                      static_cast<std::size_t>(2 * (segments_ + heads_)) * sizeof(std::uint32_t), cuda.stream),
-      "collisions: clear");
+  const auto clear_bytes = static_cast<std::size_t>(2 * counts_of_direction()) * sizeof(std::uint32_t);
+  check_cuda(cudaMemsetAsync(counts_.data(), 0, clear_bytes, cuda.stream), "collisions: clear");
   if (tokens == 0 || heads == 0) return;
   const Scratch<std::uint32_t> q_records(cuda, lists * tokens);
   MatchWork<Id, Code> work{sequences_,
@@ -91,14 +89,14 @@ Collisions<Id> CollisionFinder<Id>::collisions(Direction direction, const Id* ow
   const std::int64_t tokens = sequences_.tokens, words = link_capacity<Id>(tokens, hashes_);
   const std::int64_t most_buckets = heads_ * hashes_ * most_crowded(sequences_);
   constexpr std::int64_t ids_of_word = sizeof(std::uint32_t) / sizeof(Id);
-  return {
-      {few_.data(), reinterpret_cast<const Id*>(entries_.data()), crowded_.data(), entries_.data(), tokens,
-       words * ids_of_word, words},
-      {buckets_.data() + direction * most_buckets, counts_of(direction), segments_, most_buckets / segments_},
-      own_order,
-      partner_order,
-      found_heads_,
-      hashes_};
+  return {{few_.data(), reinterpret_cast<const Id*>(entries_.data()), crowded_.data(), entries_.data(), tokens,
+           words * ids_of_word, words},
+          {buckets_.data() + direction * most_buckets, counts_of(direction), segments_,
+           most_buckets / segments_, counts_of(direction) + segments_ + heads_},
+          own_order,
+          partner_order,
+          found_heads_,
+          hashes_};
 }
 
 template <class Id>

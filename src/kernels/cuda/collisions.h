@@ -62,6 +62,10 @@ struct CrowdedBuckets {
   std::uint32_t* count;    ///< [segments]
   int segments;
   std::int64_t capacity;
+  /// Zeros after find(), for those who work the buckets off: [segments][of_segment] for their pairs, then
+  /// of_sums for their sums.
+  std::uint32_t* counters;
+  static constexpr int of_segment = 9, of_sums = 2;
 };
 
 /// One direction of the collisions of a group of heads.
@@ -101,8 +105,11 @@ class CollisionFinder {
   /// Keys have a direction of their own where both are wanted.
   enum Direction : int { queries, keys };
 
+  std::int64_t counts_of_direction() const {
+    return segments_ * (1 + CrowdedBuckets::of_segment) + CrowdedBuckets::of_sums + heads_;
+  }
   std::uint32_t* counts_of(Direction direction) const {
-    return counts_.data() + direction * (segments_ + heads_);
+    return counts_.data() + direction * counts_of_direction();
   }
   Collisions<Id> collisions(Direction direction, const Id* own_order, const Id* partner_order) const;
   void link(Direction direction, const std::uint32_t* records, const Id* partner_order);
@@ -115,7 +122,7 @@ class CollisionFinder {
   Scratch<EntryRange> few_, crowded_;
   Scratch<std::uint32_t> entries_;  ///< ids and sums
   Scratch<CrowdedBucket> buckets_;  ///< [directions][heads * hashes * most of one]
-  /// [directions] of [segments] crowded buckets and [heads] words of entries in use.
+  /// [directions] of [segments] crowded buckets, [heads] words of entries in use, and the buckets' counters.
   Scratch<std::uint32_t> counts_;
   Scratch<Id> k_order_, q_order_;
   std::optional<Scratch<std::uint32_t>> k_records_;  ///< from find() to of_keys()
