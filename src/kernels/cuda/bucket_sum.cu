@@ -32,7 +32,7 @@ void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const 
   const std::int64_t summed_items = summed_rows * out.width;  // of one head
   const std::int64_t bytes_of_head = CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, false) +
                                      summed_items * static_cast<std::int64_t>(sizeof(T));
-  const auto group = static_cast<int>(std::clamp<std::int64_t>(group_bytes / bytes_of_head, 1, out.heads));
+  const auto group = static_cast<int>(std::clamp<std::int64_t>(sum_group_bytes / bytes_of_head, 1, out.heads));
   CollisionFinder<Id> finder(cuda, sequences, shape.hashes, shape.bits, group, false, false);
   const Scratch<T> summed(cuda, group * summed_items);
   for (int head = 0; head < out.heads; head += group) {

@@ -12,8 +12,9 @@
 
 namespace tern::kernels {
 
-/// Heads are worked off in groups whose work area stays near this.
-constexpr std::int64_t group_bytes = std::int64_t{72} << 20;
+/// Heads are worked off in groups whose work area stays near this: gradients, and sums alone, which have no
+/// gradients beside them in memory.
+constexpr std::int64_t group_bytes = std::int64_t{72} << 20, sum_group_bytes = std::int64_t{176} << 20;
 /// Longest sequence whose places fit std::uint16_t.
 constexpr std::int64_t rows_of_short_ids = 65536;
 
