@@ -47,9 +47,10 @@ void hash_codes(Cpu<isa>& cpu, const Sequences& sequences, Heads<const T> q, Hea
   hash_codes<T, Code>(cpu, sequences, q, shape, stream, q_codes);
   hash_codes<T, Code>(cpu, sequences, k, shape, stream, k_codes);
 }
+/// The first head is number first_head of the streams.
 template <class T, class Code>
 void hash_codes(Cuda&, const Sequences& sequences, Heads<const T> q, Heads<const T> k, HashShape shape,
-                const RandomStream& stream, Code* q_codes, Code* k_codes);
+                const RandomStream& stream, Code* q_codes, Code* k_codes, int first_head = 0);
 
 /// out_i = 1 / hashes * sum over r and over j of the same sequence with source_code_r(j) == code_r(i) of
 /// value_j. Overwrites out. Cost tokens * hashes * head_width for any data; memory linear in the longest
@@ -94,7 +95,8 @@ void collision_gradients(Cuda&, const Sequences& sequences, HashShape shape, con
                          const CollisionGradients<T, Code>& operands);
 
 /// Gradients of `y`, rows that unit_bucket_sum scaled, at operands.dy, with respect to rows q and k of any
-/// length, which are scaled to length one first, and to v. On CUDA scaled rows exist for a few heads at a time.
+/// length, which are scaled to length one first, and to v. On CUDA scaled rows exist for a few heads at a time,
+/// and so do codes where operands.q_codes and k_codes are null: they are hashed again from `stream`.
 template <class T, class Code, Isa isa>
 void unit_collision_gradients(Cpu<isa>&, const Sequences& sequences, HashShape shape,
                               const RandomStream& stream, const CollisionGradients<T, Code>& operands,

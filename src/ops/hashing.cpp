@@ -21,9 +21,10 @@ void with_code(int bits, const Body& body) {
     body(std::uint32_t{});
 }
 
+/// Null for an undefined tensor.
 template <class Code>
 Code* codes_of(const Tensor& codes) {
-  return reinterpret_cast<Code*>(codes.address());
+  return codes.defined() ? reinterpret_cast<Code*>(codes.address()) : nullptr;
 }
 
 /// [heads, hashes, tokens] for x [tokens, heads, width].
@@ -140,8 +141,11 @@ Tensor bernoulli_sample(const Tensor& q, const Tensor& k, const Tensor& v, const
                         rows};
   const CodeTensors codes = sampled_codes(call);
   const SampledRows result = sampled_rows(call, codes);
+  // codes take as much memory as rows; a GPU hashes again in a twentieth of the backward pass
+  const bool hashes_again = rows == BernoulliRows::unit && q.device().type == DeviceType::cuda;
+  const CodeTensors kept = hashes_again ? CodeTensors{} : codes;
   return record("bernoulli_sample", result.y, {q, k, v}, [=](const Tensor& dy, GradientSink& sink) {
-    add_attention_gradients(sampled_gradients(call, codes, result, with_unit_width(dy)), sink);
+    add_attention_gradients(sampled_gradients(call, kept, result, with_unit_width(dy)), sink);
   });
 }
 

@@ -95,10 +95,19 @@ class GradientGroups {
     visit_partners(cuda_, visits);
   }
 
+  void find(int first, int heads) {
+    const std::int64_t of_head = shape_.hashes * sequences_.tokens, skipped = first * of_head;
+    if (o_.q_codes != nullptr) return finder_.find(cuda_, o_.q_codes + skipped, o_.k_codes + skipped, heads);
+    const Scratch<Code> codes(cuda_, 2 * heads * of_head);
+    Code* const k_codes = codes.data() + heads * of_head;
+    hash_codes<T, Code>(cuda_, sequences_, heads_from(o_.q, first, heads), heads_from(o_.k, first, heads),
+                        shape_, stream_, codes.data(), k_codes, first);
+    finder_.find(cuda_, codes.data(), k_codes, heads);
+  }
+
   void run_group(int first, int heads) {
     const auto part = [&](const auto& x) { return heads_from(x, first, heads); };
-    const std::int64_t codes = std::int64_t{first} * shape_.hashes * sequences_.tokens;
-    finder_.find(cuda_, o_.q_codes + codes, o_.k_codes + codes, heads);
+    find(first, heads);
     UnitRows<T> q{part(o_.q), {}}, k{part(o_.k), {}};
     Heads<const T> dy = part(o_.dy);
     if (y_.rows.data != nullptr) {

@@ -152,11 +152,10 @@ void project_rows(Cuda& cuda, const Projection<T, Code>& p) {
   check_launch("hash_codes: project");
 }
 
-/// Whether rows may be read `items` elements at a time.
 /// Codes of both sides, or of `q` alone where `sides` is 1.
 template <class T, class Code>
 void hash_sides(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<const T> k, int sides,
-                HashShape shape, const RandomStream& stream, Code* q_codes, Code* k_codes) {
+                HashShape shape, const RandomStream& stream, Code* q_codes, Code* k_codes, int first_head) {
   if (q.tokens == 0 || q.heads == 0) return;
   const bool by_products =
       std::is_same_v<T, bfloat16> && q.width <= 128 && rows_move_by(q, 2) && rows_move_by(k, 2);
@@ -170,8 +169,8 @@ void hash_sides(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<
   Sequences bounded = sequences;
   bounded.longest = std::max<std::int64_t>(sequences.longest, 1);
   for (int head = 0; head < q.heads; head += group) {
-    const Directions directions{is_drawn ? drawn.data() : nullptr, std::min(group, q.heads - head), head,
-                                columns, q.width};
+    const Directions directions{is_drawn ? drawn.data() : nullptr, std::min(group, q.heads - head),
+                                first_head + head, columns, q.width};
     if (is_drawn && sequences.count > 0) draw_directions(cuda, directions, shape, sequences, stream);
     const std::int64_t place = static_cast<std::int64_t>(head) * shape.hashes * q.tokens;
     const Projection<T, Code> projection{
@@ -197,19 +196,19 @@ void hash_sides(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<
 template <class T, class Code>
 void hash_codes(Cuda& cuda, const Sequences& sequences, Heads<const T> x, HashShape shape,
                 const RandomStream& stream, Code* codes) {
-  hash_sides(cuda, sequences, x, x, 1, shape, stream, codes, codes);
+  hash_sides(cuda, sequences, x, x, 1, shape, stream, codes, codes, 0);
 }
 template <class T, class Code>
 void hash_codes(Cuda& cuda, const Sequences& sequences, Heads<const T> q, Heads<const T> k, HashShape shape,
-                const RandomStream& stream, Code* q_codes, Code* k_codes) {
-  hash_sides(cuda, sequences, q, k, 2, shape, stream, q_codes, k_codes);
+                const RandomStream& stream, Code* q_codes, Code* k_codes, int first_head) {
+  hash_sides(cuda, sequences, q, k, 2, shape, stream, q_codes, k_codes, first_head);
 }
 
 #define TERN_INSTANTIATE(T, Code)                                                                            \
   template void hash_codes<T, Code>(Cuda&, const Sequences&, Heads<const T>, HashShape, const RandomStream&, \
                                     Code*);                                                                  \
   template void hash_codes<T, Code>(Cuda&, const Sequences&, Heads<const T>, Heads<const T>, HashShape,      \
-                                    const RandomStream&, Code*, Code*);
+                                    const RandomStream&, Code*, Code*, int);
 TERN_INSTANTIATE(float, std::uint16_t)
 TERN_INSTANTIATE(float, std::uint32_t)
 TERN_INSTANTIATE(double, std::uint16_t)
