@@ -195,6 +195,9 @@ TEST(SortedAttention, blocks_see_the_block_before) {
   wide.options.blocks.reach = BlockReach::previous_code;
   wide.options.counts_once = true;
   cases.push_back(case_of("blocks of 64, once", wide, 66));
+  Example widest = shared_codes({37, 70}, 2, 5, {8, 0, BlockReach::previous_code});
+  widest.options.excludes_self = widest.options.counts_once = true;
+  for (const std::int64_t width : {33, 128, 200}) cases.push_back(case_of("wide heads", widest, width));
   cases.push_back(case_of("no tokens", shared_codes({0, 0}, 2, 4, {8, 0, BlockReach::previous}), 4));
   check(cases);
 }
@@ -210,6 +213,7 @@ TEST(SortedAttention, samples_stand_for_what_the_blocks_leave_out) {
       example.options.samples = samples;
       example.options.stream = test_stream(412);
       cases.push_back(case_of(format_text("{} samples, whole {}", samples, whole), example, 5));
+      if (samples == 70) cases.push_back(case_of("samples in wide heads", example, 136));
     }
   check(cases);
 }

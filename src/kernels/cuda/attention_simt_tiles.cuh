@@ -10,14 +10,10 @@
 
 #include "kernels/attention.h"
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/ragged.cuh"
 
 namespace tern::kernels {
 namespace {
-
-template <class T>
-__device__ __forceinline__ T* row_of(const Heads<T>& view, std::int64_t token, int head) {
-  return view.data + token * view.token_stride + head * view.head_stride;
-}
 
 template <class Tiles>
 struct SimtLane;

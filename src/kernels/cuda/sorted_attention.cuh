@@ -1,6 +1,5 @@
-// Tiles of attention along a sort: which tokens a block owns and meets, which of them see each other, and how
-// their rows reach shared memory. The products of a tile are those of exact attention in float32
-// (attention_simt_tiles.cuh); bfloat16 rows become float32 on their way.
+// Tiles of attention along a sort: which tokens a block owns and meets, which of them see each other, and what
+// its kernels read and write.
 #pragma once
 
 #include <type_traits>
@@ -15,17 +14,6 @@ namespace {
 constexpr double log2_e = 1.44269504088896340736;
 constexpr int sample_queries = 2048;  ///< of one block that differentiates sampled keys
 
-/// Calls run(tile sizes) with those that suit the head's width.
-template <class T, class Run>
-void with_sorted_tiles(int width, Run run) {
-  if constexpr (std::is_same_v<T, double>)
-    run(SimtTiles<double, 32, 1, 1>{});
-  else if (width <= 32)
-    run(SimtTiles<float, 32, 1, 2>{});
-  else
-    run(SimtTiles<float, 64, 1, 2>{});
-}
-
 /// One round over the batch; round options.rounds is that of the samples.
 template <class T>
 struct SortedPass {
@@ -33,8 +21,8 @@ struct SortedPass {
   AttentionInputs<T> in;
   SortedOptions options;
   int round;
-  int chunks;   ///< of Tiles::columns columns that the width has
-  bool packed;  ///< rows may be read four elements at a time
+  int chunks;   ///< of the columns that a block adds up in the width
+  bool packed;  ///< rows may be read 16 bytes at a time
 
   __device__ bool is_sampled() const { return round == options.rounds; }
   __device__ int sort() const { return is_sampled() ? 0 : round; }
@@ -98,19 +86,9 @@ class SortedRound {
   template <class A>
   __device__ __forceinline__ A factor(const TileTokens& queries, int query, const TileTokens& keys,
                                       int key) const {
-    if (query >= queries.count || key >= keys.count) return 0;
-    if (is_wrap_)
-      return queries.segment[query_round_ * queries.size + query] == 0 &&
-                     keys.segment[key_round_ * keys.size + key] == wrapped_
-                 ? A{1}
-                 : A{0};
-    const bool is_seen = sees_in(queries, query, keys, key, pass_.sort());
-    if (pass_.is_sampled()) return is_seen ? A{0} : static_cast<A>(tokens_) / static_cast<A>(samples());
-    if (!is_seen) return 0;
-    if (!pass_.options.counts_once) return 1;
-    int rounds = 0;
-    for (int r = 0; r < pass_.options.rounds; ++r) rounds += sees_in(queries, query, keys, key, r) ? 1 : 0;
-    return A{1} / static_cast<A>(rounds);
+    const int times = times_seen(queries, query, keys, key);
+    if (times == 0) return 0;
+    return pass_.is_sampled() ? sample_factor<A>() : A{1} / static_cast<A>(times);
   }
   /// Logit in base 2.
   template <class A>
@@ -121,8 +99,38 @@ class SortedRound {
                ? scaled - static_cast<A>(self_penalty * log2_e)
                : scaled;
   }
+  /// The logit plus the factor's logarithm; -infinity: the query does not see the key.
+  __device__ __forceinline__ float score(const TileTokens& queries, int query, const TileTokens& keys, int key,
+                                         float product) const {
+    const int times = times_seen(queries, query, keys, key);
+    if (times == 0) return -INFINITY;
+    const float summand = pass_.is_sampled() ? log2f(sample_factor<float>())
+                          : times == 1       ? 0.0f
+                                             : -log2f(static_cast<float>(times));
+    return logit(queries, query, keys, key, product) + summand;
+  }
 
  private:
+  /// 0: the query does not see the key in this round; else by how many its weight is divided.
+  __device__ __forceinline__ int times_seen(const TileTokens& queries, int query, const TileTokens& keys,
+                                            int key) const {
+    if (query >= queries.count || key >= keys.count) return 0;
+    if (is_wrap_)
+      return queries.segment[query_round_ * queries.size + query] == 0 &&
+                     keys.segment[key_round_ * keys.size + key] == wrapped_
+                 ? 1
+                 : 0;
+    const bool is_seen = sees_in(queries, query, keys, key, pass_.sort());
+    if (is_seen == pass_.is_sampled()) return 0;
+    if (pass_.is_sampled() || !pass_.options.counts_once) return 1;
+    int rounds = 0;
+    for (int r = 0; r < pass_.options.rounds; ++r) rounds += sees_in(queries, query, keys, key, r) ? 1 : 0;
+    return rounds;
+  }
+  template <class A>
+  __device__ __forceinline__ A sample_factor() const {
+    return static_cast<A>(tokens_) / static_cast<A>(samples());
+  }
   __device__ int sorted(const SortedSide& side, int round, int place) const {
     return side.order[list_ + round * pass_.sequences.tokens + begin_ + place];
   }
@@ -149,39 +157,45 @@ class SortedRound {
   bool is_wrap_ = false;
 };
 
-/// Columns `column` .. + columns - 1 of the rows of `tokens` in rows `stride` apart; zeros outside.
-template <int columns, int stride, class T>
-__device__ __forceinline__ void stage_tokens(Accumulate<T>* to, const Heads<const T>& from,
-                                             const TileTokens& tokens, int head, int column, bool packed) {
-  const auto copy = [&]<int items>(std::integral_constant<int, items>) {
-    constexpr int packs = columns / items;
-    for (int i = static_cast<int>(threadIdx.x); i < tokens.size * packs; i += static_cast<int>(blockDim.x)) {
-      const int row = i / packs, place = i % packs * items;
-      Pack<T, items> pack{};
-      if (row < tokens.count && column + place < from.width)
-        pack = load_pack<items>(row_of(from, tokens.token[row], head) + column + place);
-#pragma unroll
-      for (int u = 0; u < items; ++u) to[row * stride + place + u] = to_accumulate(pack.item[u]);
-    }
-  };
-  if (packed)
-    copy(std::integral_constant<int, 4>{});
-  else
-    copy(std::integral_constant<int, 1>{});
-}
+template <class A>
+struct SortedState {
+  const A *top, *total;    ///< [heads, tokens] of the rounds before
+  A *new_top, *new_total;  ///< a block for each chunk of the width reads the old ones
+  A* sums;                 ///< [tokens, heads, width]
+};
 
-/// Visits a lane's sums: visit(row of the tile, column of the head, sum).
-template <class Tiles, class Visit>
-__device__ __forceinline__ void for_each_sum(const typename Tiles::Lane& lane, typename Tiles::Sums& sums,
-                                             int count, int column, int width, Visit visit) {
-#pragma unroll
-  for (int r = 0; r < Tiles::thread_rows; ++r)
-#pragma unroll
-    for (int c = 0; c < Tiles::thread_columns; ++c) {
-      const int at = column + lane.column(c / Tiles::items) + c % Tiles::items;
-      if (lane.row(r) < count && at < width) visit(lane.row(r), at, sums[r][c]);
+template <class T>
+struct SortedBackward {
+  SortedPass<T> pass;
+  Heads<const T> dout;
+  WeightSums<const Accumulate<T>> sums;
+  const Accumulate<T>* dots;                            ///< [heads, tokens] sum_c dout out
+  Accumulate<T>*dq, *dk, *dv;                           ///< [tokens, heads, width]
+  Accumulate<T>*slot_dk = nullptr, *slot_dv = nullptr;  ///< [pieces, heads, samples, width]
+};
+
+/// What a query brings to its pairs, [3][tile].
+template <class A>
+struct QueryValues {
+  A *top, *inverse, *dot;
+  __device__ QueryValues(A* memory, int size) : top(memory), inverse(memory + size), dot(memory + 2 * size) {}
+  template <class T>
+  __device__ void load(const SortedBackward<T>& in, const TileTokens& queries, int head) {
+    for (int i = static_cast<int>(threadIdx.x); i < queries.count; i += static_cast<int>(blockDim.x)) {
+      const std::int64_t place = static_cast<std::int64_t>(head) * in.pass.sequences.tokens + queries.token[i];
+      top[i] = in.sums.top[place];
+      inverse[i] = in.sums.inverse[place];
+      dot[i] = in.dots[place];
     }
-}
+  }
+};
+
+/// A block's tile: the resident rows, the places that stream past them, and the columns that it adds up.
+struct SortedPlace {
+  int head, column, first, last;  ///< resident places: of keys, queries or samples
+  PlaceRanges streamed;
+  std::int64_t slots = 0;  ///< where the samples' shares go, in rows
+};
 
 }  // namespace
 }  // namespace tern::kernels

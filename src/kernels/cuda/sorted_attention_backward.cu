@@ -2,22 +2,12 @@
 // of keys (dk, dv), and both compute the weights again. Shares of sampled keys are summed over pieces of the
 // sequence, and then by the first slot that drew a key. Deterministic. Cost for each query and key of a tile: 7
 // x width multiply-adds and two exponentials.
-#include "kernels/cuda/sorted_attention.cuh"
+#include "kernels/cuda/sorted_method.cuh"
 
 namespace tern::kernels {
 namespace {
 
 constexpr int row_threads = 256;
-
-template <class T>
-struct SortedBackward {
-  SortedPass<T> pass;
-  Heads<const T> dout;
-  WeightSums<const Accumulate<T>> sums;
-  const Accumulate<T>* dots;                            ///< [heads, tokens] sum_c dout out
-  Accumulate<T>*dq, *dk, *dv;                           ///< [tokens, heads, width]
-  Accumulate<T>*slot_dk = nullptr, *slot_dv = nullptr;  ///< [pieces, heads, samples, width]
-};
 
 /// Sequences have pieces of sample_queries tokens; this numbers those of a batch without gaps that matter.
 __device__ std::int64_t first_piece(int begin, int sequence) { return begin / sample_queries + sequence; }
@@ -25,151 +15,36 @@ std::int64_t most_pieces(const Sequences& sequences) {
   return sequences.tokens / sample_queries + sequences.count + 1;
 }
 
-/// What a query brings to its pairs, [3][tile].
-template <class A>
-struct QueryValues {
-  A *top, *inverse, *dot;
-  __device__ QueryValues(A* memory, int size) : top(memory), inverse(memory + size), dot(memory + 2 * size) {}
-  template <class T>
-  __device__ void load(const SortedBackward<T>& in, const TileTokens& queries, int head) {
-    for (int i = static_cast<int>(threadIdx.x); i < queries.count; i += static_cast<int>(blockDim.x)) {
-      const std::int64_t place = static_cast<std::int64_t>(head) * in.pass.sequences.tokens + queries.token[i];
-      top[i] = in.sums.top[place];
-      inverse[i] = in.sums.inverse[place];
-      dot[i] = in.dots[place];
-    }
-  }
-};
-
-/// A block's tile: the resident rows, and the places that stream past them.
-struct BackwardPlace {
-  int head, column, first, last;  ///< resident places: of keys, queries or samples
-  PlaceRanges streamed;
-  std::int64_t slots = 0;  ///< where the samples' shares go, in rows
-};
-
-/// Adds a round's share of dq (`keys_resident` false), or of dk and dv, which for samples go to the slots.
-template <class T, class Tiles, bool keys_resident>
-__device__ void differentiate_tile(const SortedBackward<T>& in, SortedRound<T>& round,
-                                   const BackwardPlace& place, std::byte* shared) {
-  using A = Accumulate<T>;
-  const SortedPass<T>& pass = in.pass;
-  A* const own = reinterpret_cast<A*>(shared);              // q or k
-  A* const own_slopes = own + Tiles::rows * Tiles::stride;  // dout or v
-  A* const other = own_slopes + Tiles::rows * Tiles::stride;
-  A* const other_slopes = other + Tiles::keys * Tiles::stride;
-  A* const weights = other_slopes + Tiles::keys * Tiles::stride;
-  A* const values = weights + Tiles::weight_items;
-  constexpr int query_size = keys_resident ? Tiles::keys : Tiles::rows;
-  int* const ints = reinterpret_cast<int*>(values + 3 * query_size);
-  TileTokens resident(ints, Tiles::rows),
-      streamed(ints + TileTokens::ints(Tiles::rows, pass.options.rounds), Tiles::keys);
-  const TileTokens &queries = keys_resident ? streamed : resident, &keys = keys_resident ? resident : streamed;
-  QueryValues<A> query_values(values, query_size);
-  if constexpr (keys_resident)
-    round.load_keys(place.first, place.last, resident);
-  else
-    round.load_queries(place.first, place.last, resident);
-  __syncthreads();
-  if constexpr (!keys_resident) query_values.load(in, queries, place.head);
-  const typename Tiles::Lane lane;
-  typename Tiles::Sums sums{}, value_sums{};
-  bool is_staged = false;
-  const auto stage = [&](A* to, const Heads<const T>& from, const TileTokens& tokens, int column) {
-    stage_tokens<Tiles::columns, Tiles::stride>(to, from, tokens, place.head, column, pass.packed);
-  };
-  for (int range = 0; range < 2; ++range) {
-    if constexpr (keys_resident)
-      round.meet_queries(range);
-    else
-      round.meet_keys(range);
-    for (int first = place.streamed.first[range]; first < place.streamed.last[range]; first += Tiles::keys) {
-      __syncthreads();
-      if constexpr (keys_resident)
-        round.load_queries(first, place.streamed.last[range], streamed);
-      else
-        round.load_keys(first, place.streamed.last[range], streamed);
-      typename Tiles::Scores scores{}, slopes{};
-      for (int i = 0; i < pass.chunks; ++i) {  // the block's own columns come last and stay
-        const int column = (place.column + (1 + i) * Tiles::columns) % (pass.chunks * Tiles::columns);
-        __syncthreads();
-        if (keys_resident && i == 0) query_values.load(in, queries, place.head);
-        if (pass.chunks > 1 || !is_staged) {
-          stage(own, keys_resident ? pass.in.k : pass.in.q, resident, column);
-          stage(own_slopes, keys_resident ? pass.in.v : in.dout, resident, column);
-          is_staged = true;
-        }
-        stage(other, keys_resident ? pass.in.q : pass.in.k, streamed, column);
-        stage(other_slopes, keys_resident ? in.dout : pass.in.v, streamed, column);
-        __syncthreads();
-        add_products<Tiles>(lane, own, other, scores);
-        add_products<Tiles>(lane, own_slopes, other_slopes, slopes);
-      }
-#pragma unroll
-      for (int r = 0; r < Tiles::thread_rows; ++r)
-#pragma unroll
-        for (int j = 0; j < Tiles::thread_keys; ++j) {
-          const int query = keys_resident ? lane.key(j) : lane.row(r),
-                    key = keys_resident ? lane.row(r) : lane.key(j);
-          const A factor = round.template factor<A>(queries, query, keys, key);
-          A weight = 0, slope = 0;
-          if (factor > 0) {
-            weight = exp2(round.logit(queries, query, keys, key, scores[r][j]) - query_values.top[query]) *
-                     (factor * query_values.inverse[query]);
-            slope = weight * (slopes[r][j] - query_values.dot[query]);
-          }
-          scores[r][j] = weight;
-          slopes[r][j] = slope;
-        }
-      if constexpr (keys_resident)
-        add_weighted<Tiles, Tiles::stride>(lane, scores, weights, other_slopes, value_sums);
-      add_weighted<Tiles, Tiles::stride>(lane, slopes, weights, other, sums);
-    }
-  }
-  const int width = pass.in.q.width;
-  const auto scale = static_cast<A>(pass.options.scale);
-  const auto write = [&](typename Tiles::Sums& from, A* to, A* slots, A factor) {
-    for_each_sum<Tiles>(lane, from, resident.count, place.column, width, [&](int r, int c, const A& sum) {
-      if (keys_resident && pass.is_sampled()) {
-        slots[(place.slots + r) * width + c] = factor * sum;
-        return;
-      }
-      A* const at = to + (std::int64_t{resident.token[r]} * pass.in.q.heads + place.head) * width + c;
-      *at = pass.round == 0 ? factor * sum : *at + factor * sum;
-    });
-  };
-  write(sums, keys_resident ? in.dk : in.dq, in.slot_dk, scale);
-  if constexpr (keys_resident) write(value_sums, in.dv, in.slot_dv, A{1});
-}
-
 /// Block: a tile of a sequence's queries, or of its keys in a sorted round.
-template <class T, class Tiles, bool keys_resident>
-__global__ void __launch_bounds__(Tiles::threads) differentiate_sorted(SortedBackward<T> in) {
-  extern __shared__ __align__(16) std::byte shared[];
+template <class T, class Method, bool keys_resident>
+__global__ void __launch_bounds__(Method::threads, Method::blocks)
+    differentiate_sorted(const __grid_constant__ SortedBackward<T> in) {
+  extern __shared__ __align__(128) std::byte shared[];
   const SortedPass<T>& pass = in.pass;
   const int heads = pass.in.q.heads, block = static_cast<int>(blockIdx.x);
-  const SequencePart part = find_part(pass.sequences, block / (heads * pass.chunks), Tiles::rows);
+  const SequencePart part = find_part(pass.sequences, block / (heads * pass.chunks), Method::rows);
   if (part.sequence < 0) return;
   const int head = block % (heads * pass.chunks) / pass.chunks;
   SortedRound<T> round(pass, part, head);
-  const int last = min(part.first + Tiles::rows, part.length);
+  const int last = min(part.first + Method::rows, part.length);
   const PlaceRanges streamed =
       keys_resident ? round.queries_of(part.first, last) : round.keys_of(part.first, last);
-  differentiate_tile<T, Tiles, keys_resident>(
-      in, round, {head, block % pass.chunks * Tiles::columns, part.first, last, streamed}, shared);
+  Method::template differentiate<keys_resident>(
+      in, round, {head, block % pass.chunks * Method::columns, part.first, last, streamed}, shared);
 }
 
 /// Block: a tile of the sampled keys of a sequence and head, and a piece of its queries.
-template <class T, class Tiles>
-__global__ void __launch_bounds__(Tiles::threads) differentiate_samples(SortedBackward<T> in) {
-  extern __shared__ __align__(16) std::byte shared[];
+template <class T, class Method>
+__global__ void __launch_bounds__(Method::threads, Method::blocks)
+    differentiate_samples(const __grid_constant__ SortedBackward<T> in) {
+  extern __shared__ __align__(128) std::byte shared[];
   const SortedPass<T>& pass = in.pass;
   const int heads = pass.in.q.heads, samples = pass.options.samples,
-            tiles = (samples + Tiles::rows - 1) / Tiles::rows;
+            tiles = (samples + Method::rows - 1) / Method::rows;
   int block = static_cast<int>(blockIdx.x);
-  const int column = block % pass.chunks * Tiles::columns;
+  const int column = block % pass.chunks * Method::columns;
   block /= pass.chunks;
-  const int first = block % tiles * Tiles::rows;
+  const int first = block % tiles * Method::rows;
   block /= tiles;
   const int head = block % heads;
   const SequencePart part = find_part(pass.sequences, block / heads, sample_queries);
@@ -178,10 +53,10 @@ __global__ void __launch_bounds__(Tiles::threads) differentiate_samples(SortedBa
   if (round.samples() == 0) return;
   const std::int64_t piece = first_piece(part.begin, part.sequence) + part.first / sample_queries;
   const PlaceRanges streamed{{part.first, 0}, {min(part.first + sample_queries, part.length), 0}};
-  differentiate_tile<T, Tiles, true>(in, round,
-                                     {head, column, first, min(first + Tiles::rows, samples), streamed,
-                                      (piece * heads + head) * samples + first},
-                                     shared);
+  Method::template differentiate<true>(in, round,
+                                       {head, column, first, min(first + Method::rows, samples), streamed,
+                                        (piece * heads + head) * samples + first},
+                                       shared);
 }
 
 /// Block: a sequence and head. A warp takes slots; the first slot that drew a key adds the shares of all that
@@ -258,14 +133,6 @@ __global__ void __launch_bounds__(row_threads)
   }
 }
 
-template <class Tiles, bool keys_resident>
-std::size_t shared_bytes(int rounds) {
-  const int values = 2 * (Tiles::rows + Tiles::keys) * Tiles::stride + Tiles::weight_items +
-                     3 * (keys_resident ? Tiles::keys : Tiles::rows);
-  return sizeof(typename Tiles::Value) * static_cast<std::size_t>(values) +
-         sizeof(int) * static_cast<std::size_t>(TileTokens::ints(Tiles::rows + Tiles::keys, rounds));
-}
-
 template <class T>
 void launch(Cuda& cuda, void (*kernel)(SortedBackward<T>), std::int64_t blocks, int threads, std::size_t bytes,
             const SortedBackward<T>& in) {
@@ -278,29 +145,29 @@ void launch(Cuda& cuda, void (*kernel)(SortedBackward<T>), std::int64_t blocks, 
   check_launch("sorted_attention backward");
 }
 
-template <class Tiles, class T>
+template <class Method, class T>
 void run_rounds(Cuda& cuda, SortedBackward<T> in) {
   using A = Accumulate<T>;
   SortedPass<T>& pass = in.pass;
   const int heads = pass.in.q.heads, width = pass.in.q.width, samples = pass.options.samples,
             rounds = pass.options.rounds;
-  pass.chunks = (width + Tiles::columns - 1) / Tiles::columns;
-  const std::int64_t tiles = most_parts(pass.sequences, Tiles::rows) * heads * pass.chunks;
-  const std::size_t query_bytes = shared_bytes<Tiles, false>(rounds),
-                    key_bytes = shared_bytes<Tiles, true>(rounds);
+  pass.chunks = (width + Method::columns - 1) / Method::columns;
+  const std::int64_t tiles = most_parts(pass.sequences, Method::rows) * heads * pass.chunks;
+  const std::size_t query_bytes = Method::template backward_bytes<false>(rounds),
+                    key_bytes = Method::template backward_bytes<true>(rounds);
   for (int round = 0; round < rounds + (samples > 0 ? 1 : 0); ++round) {
     pass.round = round;
-    launch(cuda, differentiate_sorted<T, Tiles, false>, tiles, Tiles::threads, query_bytes, in);
+    launch(cuda, differentiate_sorted<T, Method, false>, tiles, Method::threads, query_bytes, in);
     if (round < rounds)
-      launch(cuda, differentiate_sorted<T, Tiles, true>, tiles, Tiles::threads, key_bytes, in);
+      launch(cuda, differentiate_sorted<T, Method, true>, tiles, Method::threads, key_bytes, in);
   }
   if (samples == 0) return;
   const Scratch<A> slots(cuda, 2 * most_pieces(pass.sequences) * heads * samples * width);
   in.slot_dk = slots.data();
   in.slot_dv = slots.data() + most_pieces(pass.sequences) * heads * samples * width;
   const std::int64_t blocks = most_parts(pass.sequences, sample_queries) * heads *
-                              ((samples + Tiles::rows - 1) / Tiles::rows) * pass.chunks;
-  launch(cuda, differentiate_samples<T, Tiles>, blocks, Tiles::threads, key_bytes, in);
+                              ((samples + Method::rows - 1) / Method::rows) * pass.chunks;
+  launch(cuda, differentiate_samples<T, Method>, blocks, Method::threads, key_bytes, in);
   launch(cuda, add_samples<T>, pass.sequences.count * heads, row_threads,
          sizeof(int) * static_cast<std::size_t>(samples), in);
 }
@@ -314,21 +181,19 @@ void sorted_attention_backward(Cuda& cuda, const Sequences& sequences, const Att
                                const AttentionGradients<T>& gradients) {
   if (sequences.tokens == 0 || in.q.heads == 0) return;
   const std::int64_t rows = sequences.tokens * in.q.heads, values = rows * in.q.width;
-  const Scratch<Accumulate<T>> scratch(cuda, rows + 3 * values);
-  const bool packed =
-      rows_move_by(in.q, 4) && rows_move_by(in.k, 4) && rows_move_by(in.v, 4) && rows_move_by(dout, 4);
-  Accumulate<T>* const dots = scratch.data();
-  const SortedBackward<T> arguments{.pass = {sequences, in, options, 0, 1, packed},
-                                    .dout = dout,
-                                    .sums = sums,
-                                    .dots = dots,
-                                    .dq = dots + rows,
-                                    .dk = dots + rows + values,
-                                    .dv = dots + rows + 2 * values};
+  const Scratch<Accumulate<T>> sums_of_rounds(cuda, 3 * values), dots(cuda, rows);
+  const SortedBackward<T> arguments{
+      .pass = {sequences, in, options, 0, 1, have_packs(in.q, in.k, in.v) && have_packs(dout)},
+      .dout = dout,
+      .sums = sums,
+      .dots = dots.data(),
+      .dq = sums_of_rounds.data(),
+      .dk = sums_of_rounds.data() + values,
+      .dv = sums_of_rounds.data() + 2 * values};
   multiply_rows<T>
-      <<<grid_for(cuda, rows * warp_lanes, row_threads), row_threads, 0, cuda.stream>>>(dout, out, dots);
+      <<<grid_for(cuda, rows * warp_lanes, row_threads), row_threads, 0, cuda.stream>>>(dout, out, dots.data());
   check_launch("sorted_attention: products of rows");
-  with_sorted_tiles<T>(in.q.width, [&]<class Tiles>(Tiles) { run_rounds<Tiles>(cuda, arguments); });
+  with_sorted_method<T, 3>(in.q.width, [&]<class Method>(Method) { run_rounds<Method>(cuda, arguments); });
   write_gradients<T>
       <<<grid_for(cuda, values, row_threads), row_threads, 0, cuda.stream>>>(sequences, arguments, gradients);
   check_launch("sorted_attention: gradients");

@@ -1,0 +1,320 @@
+// Attention along a sort in bfloat16 on tensor cores (compute capability 8.0 and later), from the parts of
+// exact attention (attention_products.cuh): a block's 64 resident rows stay in fragments, tiles of 64 rows are
+// gathered past them. The factor of a pair is a summand of its score, so that a weight is one power of two.
+#pragma once
+
+#include "kernels/cuda/attention_launch.cuh"
+#include "kernels/cuda/row_statistics.cuh"
+#include "kernels/cuda/sorted_attention.cuh"
+
+namespace tern::kernels {
+namespace {
+
+/// Enqueues the copy of the rows of `tokens`, 64 of them; zeros where there is none.
+template <class Shape>
+__device__ __forceinline__ void gather_tile(std::uint32_t tile, const Heads<const bfloat16>& from,
+                                            const TileTokens& tokens, int head, bool packed) {
+  using Layout = TileLayout<Shape::width>;
+#pragma unroll 4
+  for (int i = 0; i < Shape::rows * Layout::row_packs / Shape::threads; ++i) {
+    const int item = i * Shape::threads + static_cast<int>(threadIdx.x);
+    const int row = item / Layout::row_packs, pack = item % Layout::row_packs;
+    const int columns = row < tokens.count ? min(max(from.width - 8 * pack, 0), 8) : 0;
+    const bfloat16* source = columns > 0 ? row_of(from, tokens.token[row], head) + 8 * pack : from.data;
+    const std::uint32_t target = tile + Layout::offset(row, pack);
+    if (packed) {
+      copy_16(target, source, 2 * columns);
+      continue;
+    }
+    std::uint32_t word[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int c = 0; c < 8; ++c)
+      if (c < columns) word[c / 2] |= std::uint32_t{source[c].bits} << 16 * (c % 2);
+    store_16(target, word);
+  }
+}
+
+/// Row and column, in their tiles, of element i of block u of a chunk's products.
+template <class Shape>
+__device__ __forceinline__ int chunk_row(int i) {
+  return block_row<Shape>(0, i % 4 / 2);
+}
+template <class Shape>
+__device__ __forceinline__ int chunk_column(int u, int i) {
+  return 16 * Shape::group(u) + 8 * (i / 4) + 2 * (static_cast<int>(threadIdx.x) % 4) + i % 2;
+}
+
+/// Visits a lane's pairs of neighbouring sums that exist: visit(row of the tile, column of the head, first,
+/// second, whether the second exists).
+template <class Shape, class Visit>
+__device__ __forceinline__ void for_each_pair(typename Shape::Outputs& sums, int count, int column, int width,
+                                              const Visit& visit) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = block_row<Shape>(0, half);
+    if (row >= count) continue;
+#pragma unroll
+    for (int n = 0; n < Shape::outputs / 8; ++n)
+      if (const int at = column + 8 * n + 2 * (static_cast<int>(threadIdx.x) % 4); at < width)
+        visit(row, at, sums[0][n][2 * half], sums[0][n][2 * half + 1], at + 1 < width);
+  }
+}
+/// Two neighbours in rows of `width` values.
+__device__ __forceinline__ void load_neighbours(const float* from, int width, bool both, float& a, float& b) {
+  if (width % 2 == 0) {
+    const Pack<float, 2> pair = load_pack<2>(from);
+    a = pair.item[0], b = pair.item[1];
+  } else {
+    a = from[0], b = both ? from[1] : 0.0f;
+  }
+}
+__device__ __forceinline__ void store_neighbours(float* to, int width, bool both, float a, float b) {
+  if (width % 2 == 0) {
+    store_pack(to, Pack<float, 2>{a, b});
+  } else {
+    to[0] = a;
+    if (both) to[1] = b;
+  }
+}
+
+template <class Shape>
+struct SortedProducts {
+  static_assert(Shape::row_tiles == 1 && Shape::rows == Shape::columns);
+  static constexpr int rows = Shape::rows, columns = Shape::outputs;
+  static constexpr int threads = Shape::threads, blocks = Shape::blocks;
+
+  static std::size_t forward_bytes(int rounds) {
+    return Shape::rows_bytes + 2 * Shape::tile_bytes + token_bytes(rounds);
+  }
+  template <bool keys_resident>
+  static std::size_t backward_bytes(int rounds) {
+    return 2 * (Shape::rows_bytes + Shape::tile_bytes) + 3 * rows * sizeof(float) + token_bytes(rounds);
+  }
+
+  /// Adds a round's share of the weighted values of a tile of queries.
+  static __device__ __forceinline__ void attend(const SortedPass<bfloat16>& pass,
+                                                const SortedState<float>& state, SortedRound<bfloat16>& round,
+                                                const SortedPlace& place, std::byte* shared) {
+    const std::uint32_t query_tile = shared_address_of(shared), key_tile = query_tile + Shape::rows_bytes,
+                        value_tile = key_tile + Shape::tile_bytes;
+    int* const ints = reinterpret_cast<int*>(shared + Shape::rows_bytes + 2 * Shape::tile_bytes);
+    TileTokens queries(ints, rows), keys(ints + TileTokens::ints(rows, pass.options.rounds), rows);
+    round.load_queries(place.first, place.last, queries);
+    __syncthreads();
+    gather_tile<Shape>(query_tile, pass.in.q, queries, place.head, pass.packed);
+    using Layout = TileLayout<Shape::width>;
+    const std::uint32_t row_lane = Layout::row_lane(), column_lane = Layout::column_lane();
+    StationaryRows<Shape> query_rows(query_tile);
+    bool is_kept = false;
+    typename Shape::Outputs out;
+    RowStatistics<Shape> statistics;
+    load_state(pass, state, queries, place, out, statistics);
+    for (int range = 0; range < 2; ++range) {
+      round.meet_keys(range);
+      for (int key = place.streamed.first[range]; key < place.streamed.last[range]; key += rows) {
+        __syncthreads();
+        round.load_keys(key, place.streamed.last[range], keys);
+        __syncthreads();
+        gather_tile<Shape>(key_tile, pass.in.k, keys, place.head, pass.packed);
+        gather_tile<Shape>(value_tile, pass.in.v, keys, place.head, pass.packed);
+        wait_copies();
+        __syncthreads();
+        if (!is_kept) query_rows.keep();
+        is_kept = true;
+        if (block_row<Shape>(0, 0) / 16 * 16 >= queries.count) continue;
+#pragma unroll 1
+        for (int c = 0; c * Shape::chunk < keys.count; ++c) {
+          typename Shape::Products s;
+          typename Shape::Weights weights;
+          multiply<Shape>(s, query_rows, key_tile + c * Shape::chunk * Shape::row_bytes, column_lane);
+#pragma unroll
+          for (int i = 0; i < 8 * Shape::blocks16; ++i) {
+            float& score = s[i / 8][i / 4 % 2][i % 4];
+            score = round.score(queries, chunk_row<Shape>(i % 8), keys,
+                                c * Shape::chunk + chunk_column<Shape>(i / 8, i % 8), score);
+          }
+          statistics.weigh(s, out, weights);
+          accumulate<Shape>(out, weights, value_tile + c * Shape::chunk * Shape::row_bytes, row_lane,
+                            place.column / columns);
+        }
+      }
+    }
+    store_state(pass, state, queries, place, out, statistics);
+  }
+
+  /// Adds a round's share of dq (`keys_resident` false), or of dk and dv, which for samples go to the slots.
+  template <bool keys_resident>
+  static __device__ __forceinline__ void differentiate(const SortedBackward<bfloat16>& in,
+                                                       SortedRound<bfloat16>& round, const SortedPlace& place,
+                                                       std::byte* shared) {
+    const SortedPass<bfloat16>& pass = in.pass;
+    const Heads<const bfloat16>&own = keys_resident ? pass.in.k : pass.in.q,
+                      &own_slopes = keys_resident ? pass.in.v : in.dout,
+                      &other = keys_resident ? pass.in.q : pass.in.k,
+                      &other_slopes = keys_resident ? in.dout : pass.in.v;
+    const std::uint32_t row_tile = shared_address_of(shared), slope_tile = row_tile + Shape::rows_bytes,
+                        tile = slope_tile + Shape::rows_bytes;
+    float* const values = reinterpret_cast<float*>(shared + 2 * (Shape::rows_bytes + Shape::tile_bytes));
+    int* const ints = reinterpret_cast<int*>(values + 3 * rows);
+    TileTokens resident(ints, rows), streamed(ints + TileTokens::ints(rows, pass.options.rounds), rows);
+    QueryValues<float> query_values(values, rows);
+    load_side<keys_resident>(round, place.first, place.last, resident);
+    __syncthreads();
+    gather_tile<Shape>(row_tile, own, resident, place.head, pass.packed);
+    gather_tile<Shape>(slope_tile, own_slopes, resident, place.head, pass.packed);
+    if constexpr (!keys_resident) query_values.load(in, resident, place.head);
+    using Layout = TileLayout<Shape::width>;
+    const std::uint32_t row_lane = Layout::row_lane(), column_lane = Layout::column_lane();
+    StationaryRows<Shape> kept_rows(row_tile), kept_slopes(slope_tile);
+    bool is_kept = false;
+    typename Shape::Outputs sums, value_sums;
+    clear_outputs<Shape>(sums);
+    clear_outputs<Shape>(value_sums);
+    for (int range = 0; range < 2; ++range) {
+      if constexpr (keys_resident)
+        round.meet_queries(range);
+      else
+        round.meet_keys(range);
+      for (int first = place.streamed.first[range]; first < place.streamed.last[range]; first += rows) {
+        __syncthreads();
+        load_side<!keys_resident>(round, first, place.streamed.last[range], streamed);
+        __syncthreads();
+        gather_tile<Shape>(tile, other, streamed, place.head, pass.packed);
+        gather_tile<Shape>(tile + Shape::tile_bytes, other_slopes, streamed, place.head, pass.packed);
+        if constexpr (keys_resident) query_values.load(in, streamed, place.head);
+        wait_copies();
+        __syncthreads();
+        if (!is_kept) {
+          kept_rows.keep();
+          kept_slopes.keep();
+        }
+        is_kept = true;
+        if (block_row<Shape>(0, 0) / 16 * 16 >= resident.count) continue;
+#pragma unroll 1
+        for (int c = 0; c * Shape::chunk < streamed.count; ++c) {
+          const std::uint32_t chunk = tile + c * Shape::chunk * Shape::row_bytes;
+          typename Shape::Products s, slopes;
+          typename Shape::Weights weights, packed_slopes;
+          multiply<Shape>(s, kept_rows, chunk, column_lane);
+          multiply<Shape>(slopes, kept_slopes, chunk + Shape::tile_bytes, column_lane);
+          weigh<keys_resident>(round, query_values, resident, streamed, c * Shape::chunk, s, slopes);
+#pragma unroll
+          for (int u = 0; u < Shape::blocks16; ++u) {
+            if constexpr (keys_resident) weights[u] = pack_fragment(s[u]);
+            packed_slopes[u] = pack_fragment(slopes[u]);
+          }
+          if constexpr (keys_resident)
+            accumulate<Shape>(value_sums, weights, chunk + Shape::tile_bytes, row_lane, place.column / columns);
+          accumulate<Shape>(sums, packed_slopes, chunk, row_lane, place.column / columns);
+        }
+      }
+    }
+    const auto scale = static_cast<float>(pass.options.scale);
+    if constexpr (keys_resident) {
+      add_sums<true>(in, resident, place, value_sums, in.dv, in.slot_dv, 1);
+      add_sums<true>(in, resident, place, sums, in.dk, in.slot_dk, scale);
+    } else {
+      add_sums<false>(in, resident, place, sums, in.dq, nullptr, scale);
+    }
+  }
+
+ private:
+  static std::size_t token_bytes(int rounds) {
+    return sizeof(int) * static_cast<std::size_t>(TileTokens::ints(2 * rows, rounds));
+  }
+
+  template <bool are_keys>
+  static __device__ __forceinline__ void load_side(const SortedRound<bfloat16>& round, int first, int last,
+                                                   TileTokens& to) {
+    if constexpr (are_keys)
+      round.load_keys(first, last, to);
+    else
+      round.load_queries(first, last, to);
+  }
+
+  /// What the rounds before left of a tile's queries. The sum of the weights goes to one of the row's lanes.
+  static __device__ __forceinline__ void load_state(const SortedPass<bfloat16>& pass,
+                                                    const SortedState<float>& state, const TileTokens& queries,
+                                                    const SortedPlace& place, typename Shape::Outputs& out,
+                                                    RowStatistics<Shape>& statistics) {
+    clear_outputs<Shape>(out);
+    const int width = pass.in.q.width;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = block_row<Shape>(0, half);
+      const bool is_known = pass.round > 0 && row < queries.count;
+      const std::int64_t at = place.head * pass.sequences.tokens + (is_known ? queries.token[row] : 0);
+      statistics.top[half] = is_known ? state.top[at] : -INFINITY;
+      statistics.sum[half] = is_known && threadIdx.x % 4 == 0 ? state.total[at] : 0.0f;
+    }
+    if (pass.round == 0) return;
+    for_each_pair<Shape>(
+        out, queries.count, place.column, width, [&](int row, int column, float& a, float& b, bool both) {
+          const std::int64_t at = std::int64_t{queries.token[row]} * pass.in.q.heads + place.head;
+          load_neighbours(state.sums + at * width + column, width, both, a, b);
+        });
+  }
+  static __device__ __forceinline__ void store_state(const SortedPass<bfloat16>& pass,
+                                                     const SortedState<float>& state, const TileTokens& queries,
+                                                     const SortedPlace& place, typename Shape::Outputs& out,
+                                                     const RowStatistics<Shape>& statistics) {
+    const int width = pass.in.q.width;
+    for_each_pair<Shape>(
+        out, queries.count, place.column, width, [&](int row, int column, float a, float b, bool both) {
+          const std::int64_t at = std::int64_t{queries.token[row]} * pass.in.q.heads + place.head;
+          store_neighbours(state.sums + at * width + column, width, both, a, b);
+        });
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float sum = row_sum(statistics.sum[half]);
+      const int row = block_row<Shape>(0, half);
+      if (place.column > 0 || threadIdx.x % 4 != 0 || row >= queries.count) continue;
+      const std::int64_t at = place.head * pass.sequences.tokens + queries.token[row];
+      state.new_top[at] = statistics.top[half];
+      state.new_total[at] = sum;
+    }
+  }
+
+  /// Products -> weights, and products of dout and v -> gradients of the scores; the streamed rows of the chunk
+  /// begin at `first`.
+  template <bool keys_resident>
+  static __device__ __forceinline__ void weigh(const SortedRound<bfloat16>& round,
+                                               const QueryValues<float>& values, const TileTokens& resident,
+                                               const TileTokens& streamed, int first,
+                                               typename Shape::Products& s, typename Shape::Products& slopes) {
+    const TileTokens &queries = keys_resident ? streamed : resident,
+                     &keys = keys_resident ? resident : streamed;
+#pragma unroll
+    for (int i = 0; i < 8 * Shape::blocks16; ++i) {
+      const int row = chunk_row<Shape>(i % 8), column = first + chunk_column<Shape>(i / 8, i % 8),
+                query = keys_resident ? column : row, key = keys_resident ? row : column;
+      float &weight = s[i / 8][i / 4 % 2][i % 4], &slope = slopes[i / 8][i / 4 % 2][i % 4];
+      const float score = round.score(queries, query, keys, key, weight);
+      const bool is_seen = score > -INFINITY;  // what lies behind a tile's queries is not initialized
+      weight = is_seen ? power_of_two(score - values.top[query]) * values.inverse[query] : 0.0f;
+      slope = is_seen ? weight * (slope - values.dot[query]) : 0.0f;
+    }
+  }
+
+  template <bool keys_resident>
+  static __device__ __forceinline__ void add_sums(const SortedBackward<bfloat16>& in,
+                                                  const TileTokens& resident, const SortedPlace& place,
+                                                  typename Shape::Outputs& sums, float* to, float* slots,
+                                                  float factor) {
+    const int width = in.pass.in.q.width;
+    const bool is_sampled = keys_resident && in.pass.is_sampled(), is_first = is_sampled || in.pass.round == 0;
+    for_each_pair<Shape>(
+        sums, resident.count, place.column, width, [&](int row, int column, float a, float b, bool both) {
+          const std::int64_t index = is_sampled
+                                         ? place.slots + row
+                                         : std::int64_t{resident.token[row]} * in.pass.in.q.heads + place.head;
+          float* const at = (is_sampled ? slots : to) + index * width + column;
+          float before[2] = {0, 0};
+          if (!is_first) load_neighbours(at, width, both, before[0], before[1]);
+          store_neighbours(at, width, both, before[0] + factor * a, before[1] + factor * b);
+        });
+  }
+};
+
+}  // namespace
+}  // namespace tern::kernels
