@@ -47,12 +47,17 @@ Tensor summed_over_rows(const Tensor& x, std::int64_t rows, const Shape& shape) 
   return y;
 }
 
-Tensor binary(const char* op, Binary kind, const Tensor& first, const Tensor& second) {
-  const std::int64_t rows = repeats(op, first, second);
-  const Tensor a = contiguous_constant(first), b = contiguous_constant(second), y = empty_like(a);
+Tensor combined(Binary kind, std::int64_t rows, const Tensor& a, const Tensor& b) {
+  const Tensor y = empty_like(a);
   dispatch(a, [&]<class T>(auto& device, Type<T>) {
     kernels::binary_forward<T>(device, kind, rows, b.count(), a.data<T>(), b.data<T>(), y.data<T>());
   });
+  return y;
+}
+
+Tensor binary(const char* op, Binary kind, const Tensor& first, const Tensor& second) {
+  const std::int64_t rows = repeats(op, first, second);
+  const Tensor a = contiguous_constant(first), b = contiguous_constant(second), y = combined(kind, rows, a, b);
   return record(op, y, {first, second}, [kind, rows, a, b](const Tensor& gradient, GradientSink& sink) {
     const Tensor dy = contiguous_constant(gradient);
     const Tensor da = sink.wants(0) ? empty_like(a) : Tensor(), db = sink.wants(1) ? empty_like(a) : Tensor();
@@ -67,7 +72,16 @@ Tensor binary(const char* op, Binary kind, const Tensor& first, const Tensor& se
 
 }  // namespace
 
-Tensor add(const Tensor& a, const Tensor& b) { return binary("add", Binary::add, a, b); }
+/// Keeps nothing: both gradients are that of the sum.
+Tensor add(const Tensor& first, const Tensor& second) {
+  const std::int64_t rows = repeats("add", first, second);
+  const Tensor y = combined(Binary::add, rows, contiguous_constant(first), contiguous_constant(second));
+  return record("add", y, {first, second},
+                [rows, shape = second.shape()](const Tensor& dy, GradientSink& sink) {
+                  sink.add(0, dy);
+                  if (sink.wants(1)) sink.add(1, summed_over_rows(contiguous_constant(dy), rows, shape));
+                });
+}
 Tensor subtract(const Tensor& a, const Tensor& b) { return binary("subtract", Binary::subtract, a, b); }
 Tensor multiply(const Tensor& a, const Tensor& b) { return binary("multiply", Binary::multiply, a, b); }
 Tensor divide(const Tensor& a, const Tensor& b) { return binary("divide", Binary::divide, a, b); }
