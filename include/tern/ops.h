@@ -259,10 +259,11 @@ Tensor feature_attention(const Tensor& q, const Tensor& k, const Tensor& v, cons
 
 /// softmax(q keys^T) values with the rows of t's sequence and head: q [tokens, heads, width], keys [sequences,
 /// heads, rows, width] and values [sequences, heads, rows, columns] of accumulate_type() -> [tokens, heads,
-/// columns]. Cost tokens * heads * rows * (width + columns); the weights [tokens, heads, rows] are kept for the
-/// backward pass.
+/// columns]; `limited`: a sequence of fewer tokens than rows sees as many rows as it has tokens. Cost tokens *
+/// heads * rows * (width + columns). The weights [tokens, heads, rows] are kept for the backward pass, but for
+/// bfloat16 with as many columns as the width (at most 256), where they never exist.
 Tensor projected_attention(const Tensor& q, const Tensor& keys, const Tensor& values,
-                           const SequenceLayout& layout);
+                           const SequenceLayout& layout, bool limited = false);
 
 /// Entries of taylor_features for rows of `width`: 1 + width + width (width + 1) / 2, rounded up to a multiple
 /// of 8.

@@ -42,9 +42,7 @@ class NystromAttention final : public Attention {
         inverse_of(softmax_between_landmarks(matmul(queries, keys, {false, true}), in.layout));
     const Tensor of_tokens = softmax_over_tokens(row_products(in.key, queries, in.layout, {true}), in.layout);
     const Tensor values = matmul(inverse, outer_sums(of_tokens, in.value, in.layout));
-    const Tensor of_landmarks =
-        softmax_over_landmarks(row_products(in.query, affine(keys, scale_), in.layout, {true}), in.layout);
-    const Tensor out = row_products(of_landmarks, values, in.layout);
+    const Tensor out = projected_attention(in.query, affine(keys, scale_), values, in.layout, true);
     return convolution_ ? add(out, depthwise_conv(in.value, convolution_->value, in.layout)) : out;
   }
 

@@ -2,6 +2,8 @@
 // the same few rows for all tokens of a sequence.
 #include "kernels/sequence_products.h"
 
+#include "kernels/landmarks.h"
+#include "kernels/projected_attention.h"
 #include "kernels/softmax.h"
 #include "ops/attention_inputs.h"
 
@@ -75,6 +77,56 @@ Quotient divided_backward(const Tensor& y, const Tensor& dy, const Tensor& divis
                                       out.dn.data<T>(), out.ddivisors.data<A>());
   });
   return out;
+}
+
+/// What projected_attention works on, and its result where a kernel needs no weights in memory.
+struct Projection {
+  Tensor q, keys, values, y, lse;
+  SequenceLayout layout;
+  bool limited;
+
+  template <class T>
+  kernels::ProjectedInputs<T> inputs() const {
+    return {heads_of<const T>(q), keys.data<Accumulate<T>>(), values.data<Accumulate<T>>(),
+            static_cast<int>(keys.size(2)), limited};
+  }
+  /// Whether there is such a kernel.
+  bool attend() const {
+    bool is_done = false;
+    if (q.size(2) == values.size(3))
+      dispatch(q, [&]<class T>(auto& device, Type<T>) {
+        is_done = kernels::projected_attention_forward(device, sequences_of(layout), inputs<T>(),
+                                                       heads_of<T>(y), lse.data<Accumulate<T>>());
+      });
+    return is_done;
+  }
+  void differentiate(const Tensor& gradient, GradientSink& sink) const {
+    const Tensor dy = with_unit_width(gradient), dq = empty(q.shape(), q.dtype(), q.device()),
+                 dkeys = empty_like(keys), dvalues = empty_like(values);
+    dispatch(q, [&]<class T>(auto& device, Type<T>) {
+      using A = Accumulate<T>;
+      kernels::projected_attention_backward(
+          device, sequences_of(layout), inputs<T>(),
+          kernels::SoftmaxResult<T>{heads_of<const T>(y), lse.data<const A>()}, heads_of<const T>(dy),
+          kernels::ProjectedGradients<T>{heads_of<T>(dq), dkeys.data<A>(), dvalues.data<A>()});
+    });
+    sink.add(0, dq);
+    sink.add(1, dkeys);
+    sink.add(2, dvalues);
+  }
+};
+
+/// softmax(x keys^T) of all rows.
+Tensor projected_weights(const Tensor& x, const Tensor& keys, const SequenceLayout& layout, bool limited) {
+  const Tensor weights = multiplied(x, keys, layout, MatrixOrder::transposed);
+  dispatch(weights, [&]<class T>(auto& device, Type<T>) {
+    if (limited)
+      kernels::softmax_over_landmarks<T>(device, sequences_of(layout), heads_of<const T>(weights),
+                                         heads_of<T>(weights));
+    else
+      kernels::softmax_forward<T>(device, rows_of<const T>(weights), rows_of<T>(weights));
+  });
+  return weights;
 }
 
 }  // namespace
@@ -159,7 +211,7 @@ Tensor feature_attention(const Tensor& query, const Tensor& key, const Tensor& v
 }
 
 Tensor projected_attention(const Tensor& query, const Tensor& keys, const Tensor& values,
-                           const SequenceLayout& layout) {
+                           const SequenceLayout& layout, bool limited) {
   require_floating("projected_attention", query);
   require(
       query.rank() == 3 && query.size(0) == layout.tokens() && query.size(2) > 0 && keys.rank() == 4 &&
@@ -172,10 +224,18 @@ Tensor projected_attention(const Tensor& query, const Tensor& keys, const Tensor
       layout.tokens(), accumulate_type(query.dtype()), layout.sequences(), query.dtype(), query.shape(),
       keys.dtype(), keys.shape(), values.dtype(), values.shape());
   const Tensor q = with_unit_width(query), k = contiguous_constant(keys), v = contiguous_constant(values);
-  const Tensor weights = multiplied(q, k, layout, MatrixOrder::transposed);
-  dispatch(weights, [&]<class T>(auto& device, Type<T>) {
-    kernels::softmax_forward<T>(device, rows_of<const T>(weights), rows_of<T>(weights));
-  });
+  const Projection projection{q,
+                              k,
+                              v,
+                              empty({q.size(0), q.size(1), v.size(3)}, q.dtype(), q.device()),
+                              empty_sums({q.size(1), q.size(0)}, q),
+                              layout,
+                              limited};
+  if (projection.attend())
+    return record(
+        "projected_attention", projection.y, {query, keys, values},
+        [=](const Tensor& gradient, GradientSink& sink) { projection.differentiate(gradient, sink); });
+  const Tensor weights = projected_weights(q, k, layout, limited);
   const Tensor y = multiplied(weights, v, layout, MatrixOrder::plain);
   return record(
       "projected_attention", y, {query, keys, values}, [=](const Tensor& gradient, GradientSink& sink) {

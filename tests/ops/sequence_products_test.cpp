@@ -1,3 +1,5 @@
+#include <array>
+
 #include "support/devices.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
@@ -108,39 +110,73 @@ TEST(RowProducts, ragged_batches_both_orders) {
   check(cases);
 }
 
-/// softmax(q k^T) v by rows.
-Array attended_rows(const Arrays& in, const SequenceLayout& layout) {
+/// softmax(q k^T) v by rows, over the first rows alone where a `limited` sequence has fewer tokens.
+Array attended_rows(const Arrays& in, const SequenceLayout& layout, bool limited) {
   Array weights = multiplied_rows({in[0], in[1]}, layout, true);
-  const std::int64_t rows = weights.size(2);
-  for (std::int64_t first = 0; first < weights.count(); first += rows) {
+  const std::int64_t heads = in[0].size(1), rows = weights.size(2);
+  const auto offsets = layout.offsets.to_vector<std::int32_t>();
+  for_each_row(layout, heads, [&](std::int64_t s, std::int64_t t, std::int64_t h) {
+    const auto place = static_cast<std::size_t>(s);
+    const std::int64_t tokens = offsets[place + 1] - offsets[place], first = (t * heads + h) * rows,
+                       end = first + (limited ? std::min(tokens, rows) : rows);
     double largest = -INFINITY, total = 0;
-    for (std::int64_t i = first; i < first + rows; ++i) largest = std::max(largest, weights[i]);
-    for (std::int64_t i = first; i < first + rows; ++i) total += weights[i] = std::exp(weights[i] - largest);
-    for (std::int64_t i = first; i < first + rows; ++i) weights[i] /= total;
-  }
+    for (std::int64_t i = first; i < end; ++i) largest = std::max(largest, weights[i]);
+    for (std::int64_t i = first; i < end; ++i) total += weights[i] = std::exp(weights[i] - largest);
+    for (std::int64_t i = first; i < first + rows; ++i) weights[i] = i < end ? weights[i] / total : 0;
+  });
   return multiplied_rows({weights, in[2]}, layout, false);
+}
+
+/// Extents: rows of keys, and columns of queries and keys; values have as many columns or `value_columns`.
+OpCase projected_case(const Extents& e, std::int64_t value_columns, bool limited) {
+  const SequenceLayout layout = layout_of(e.lengths, 200);
+  const double scale = 1 / std::sqrt(static_cast<double>(e.columns));
+  const Shape keys{layout.sequences(), e.heads, e.rows, e.columns},
+      values{layout.sequences(), e.heads, e.rows, value_columns};
+  return {.name = format_text("projected_attention of {}, {} rows, width {}, values {}, limited: {}", e.lengths,
+                              e.rows, e.columns, value_columns, limited),
+          .inputs = {normal_array({layout.tokens(), e.heads, e.columns}, 167),
+                     mapped(normal_array(keys, 168), [=](double v) { return scale * v; }),
+                     normal_array(values, 169)},
+          .function = one_result(
+              [=](auto x) { return projected_attention(x[0], x[1], x[2], on(x[0], layout), limited); }),
+          .reference = one_array([=](const Arrays& x) { return attended_rows(x, layout, limited); }),
+          .parameters = {1, 2},
+          .reduction_length = 130 + std::max(e.rows, e.columns)};
 }
 
 TEST(ProjectedAttention, equals_its_definition) {
   std::vector<OpCase> cases;
   for (const Extents& e : extents) {
     if (e.rows == 1) continue;  // one weight: queries and keys have no gradient
-    const SequenceLayout layout = layout_of(e.lengths, 200);
-    const double scale = 1 / std::sqrt(static_cast<double>(e.columns));
-    const Shape keys{layout.sequences(), e.heads, e.rows, e.columns},
-        values{layout.sequences(), e.heads, e.rows, 8};
-    cases.push_back(
-        {.name = format_text("projected_attention of {}, {} rows, width {}", e.lengths, e.rows, e.columns),
-         .inputs = {normal_array({layout.tokens(), e.heads, e.columns}, 167),
-                    mapped(normal_array(keys, 168), [=](double v) { return scale * v; }),
-                    normal_array(values, 169)},
-         .function =
-             one_result([=](auto x) { return projected_attention(x[0], x[1], x[2], on(x[0], layout)); }),
-         .reference = one_array([=](const Arrays& x) { return attended_rows(x, layout); }),
-         .parameters = {1, 2},
-         .reduction_length = 130 + std::max(e.rows, e.columns)});
+    cases.push_back(projected_case(e, 8, false));
+    cases.push_back(projected_case(e, e.columns, true));
   }
+  for (const std::int64_t width : {32, 128})
+    cases.push_back(projected_case({{70, 0, 3}, 1, 66, width}, width, false));
   check(cases);
+}
+
+/// More queries than a kernel adds up in one piece.
+TEST(ProjectedAttention, long_sequences) {
+  const SequenceLayout layout = layout_of({9000, 3, 4097}, 9000);
+  const Arrays x{normal_array({layout.tokens(), 1, 8}, 170), normal_array({3, 1, 5, 8}, 171),
+                 normal_array({3, 1, 5, 8}, 172)};
+  const auto gradients = [&](Device device, DType dtype) {
+    const auto to = [&](const Array& a, DType type) { return leaf(tensor_of(a, type, device)); };
+    const Tensor q = to(x[0], dtype), k = to(x[1], accumulate_type(dtype)),
+                 v = to(x[2], accumulate_type(dtype));
+    backward(sum(square(projected_attention(q, k, v, on(q, layout)))));
+    return std::array{array_of(gradient_of(k)).values, array_of(gradient_of(v)).values};
+  };
+  const auto expected = gradients({}, DType::float64);
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      if (dtype == DType::bfloat16 && device == Device{}) continue;
+      const auto actual = gradients(device, dtype);
+      for (std::size_t i = 0; i < actual.size(); ++i)
+        EXPECT_EQ(difference(actual[i], expected[i], 4 * tolerance(dtype, 9000)), "") << device << " " << dtype;
+    }
 }
 
 /// Positive features, as attention has them.

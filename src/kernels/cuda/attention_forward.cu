@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     if (arguments.lse != nullptr) clear_row_values<Shape::rows>(place, in.sequences.tokens, arguments.lse);
     return;
   }
-  const RowSource keys = row_source(in, in.k, place), values = row_source(in, in.v, place);
+  const RowSource keys = key_source(in, in.k, place), values = key_source(in, in.v, place);
   const std::uint32_t query_tile = shared_address_of(memory), tiles = query_tile + Shape::rows_bytes;
   copy_rows<Shape>(query_tile, row_source(in, in.q, place), place.first);
   copy_columns<Shape>(tiles, keys, 0);
@@ -164,10 +164,10 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
   const auto draws = weight_draws<scores, false, Shape::row_tiles>(in.rule, in.sequences.sample, place.sequence,
                                                                    place.head, warp_row);
   std::uint32_t tile = tiles, other = tiles + 2 * Shape::tile_bytes;
-  for (int key = 0; key < place.length; key += Shape::columns) {
+  for (int key = 0; key < keys.valid; key += Shape::columns) {
     wait_copies();
     __syncthreads();
-    if (key + Shape::columns < place.length) {
+    if (key + Shape::columns < keys.valid) {
       copy_columns<Shape>(other, keys, key + Shape::columns);
       copy_columns<Shape>(other + Shape::tile_bytes, values, key + Shape::columns);
     }
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     };
     if (warp_row < place.length)
       visit_pipelined<Shape>(
-          place.length - key,
+          keys.valid - key,
           [&](typename Shape::Products& s, int c) {
             multiply<Shape>(s, queries, tile + c * Shape::chunk * Shape::row_bytes, column_lane);
           },

@@ -8,12 +8,23 @@
 
 namespace tern::kernels {
 
+/// Which rows of k and v are the keys of a sequence: its tokens, or rows of its own (`count` > 0), of sequence
+/// s from row s * count on; `limited`: no more of them than it has tokens.
+struct KeyRows {
+  int count = 0;
+  bool limited = false;
+  [[gnu::always_inline]] TERN_HOST_DEVICE constexpr int used(int tokens) const {
+    return count == 0 || (limited && tokens < count) ? tokens : count;
+  }
+};
+
 /// What one call of attention works on.
 struct AttentionTask {
   Scores scores;
   ScoreRule rule;
   Sequences sequences;
   AttentionInputs<bfloat16> in;
+  KeyRows keys{};
 };
 
 /// Statistics of a query for the gradients: 2^(exponent_scale q . k - shift) are its weights; delta = dout .
@@ -30,5 +41,8 @@ void launch_query_gradient(Cuda&, const AttentionTask&, const SoftmaxResult<bflo
 /// Writes dk and dv, after launch_query_gradient.
 void launch_key_gradient(Cuda&, const AttentionTask&, const QueryStatistics* statistics,
                          Heads<const bfloat16> dout, Heads<bfloat16> dk, Heads<bfloat16> dv);
+/// The same for keys in rows of their own: [sequences, heads, task.keys.count, width], zeros in unused rows.
+void launch_key_gradient(Cuda&, const AttentionTask&, const QueryStatistics* statistics,
+                         Heads<const bfloat16> dout, float* dk, float* dv);
 
 }  // namespace tern::kernels

@@ -16,6 +16,9 @@ struct KeyGradientArguments {
   Heads<const bfloat16> dout;
   Heads<bfloat16> dk, dv;
   const QueryStatistics* statistics;
+  float *key_sums = nullptr,
+        *value_sums = nullptr;  ///< of keys in rows of their own, [pieces, heads, keys, width]
+  int pieces = 1;               ///< of query_piece queries in the longest sequence
 };
 
 /// Queries of one step: rows of q, rows of dout, statistics.
@@ -115,22 +118,89 @@ __device__ __forceinline__ void differentiate_collisions(const ScoreRule& rule, 
   }
 }
 
+/// Queries whose shares of the gradients of keys in rows of their own one block adds up, where there are more
+/// than one piece of them.
+constexpr int query_piece = 4096;
+/// Pieces of a sequence are numbered from here on, without gaps that matter.
+TERN_HOST_DEVICE constexpr std::int64_t first_piece(std::int64_t begin, std::int64_t sequence) {
+  return begin / query_piece + sequence;
+}
+
+/// A block's keys, and the queries that pass by.
+struct KeyPlace {
+  AttentionPlace keys, queries;
+  std::int64_t sums = 0;  ///< of keys in rows of their own: where theirs go, in matrices
+};
+
+/// The place of block blockIdx.x = ((rank * pieces + piece) * tiles + tile) * heads + head of keys in rows of
+/// their own. A piece without queries has no sequence, but for the first one.
+template <class Shape>
+__device__ __forceinline__ KeyPlace find_projected(const KeyGradientArguments& arguments) {
+  const AttentionArguments& in = arguments.common;
+  const int block = static_cast<int>(blockIdx.x), count = in.keys.count, heads = in.q.heads;
+  const int slice = block % Shape::slices, head = block / Shape::slices % heads,
+            part = block / Shape::slices / heads, tiles = (count + Shape::rows - 1) / Shape::rows;
+  const int piece = part / tiles % arguments.pieces,
+            sequence = in.sequences.order[part / tiles / arguments.pieces];
+  const int begin = in.sequences.offsets[sequence], length = in.sequences.offsets[sequence + 1] - begin,
+            first = piece * query_piece;
+  return {.keys = {.sequence = piece > 0 && first >= length ? -1 : sequence,
+                   .begin = sequence * count,
+                   .length = in.keys.used(length),
+                   .first = part % tiles * Shape::rows,
+                   .head = head,
+                   .slice = slice},
+          .queries = {.sequence = sequence,
+                      .begin = begin + first,
+                      .length = arguments.pieces > 1 ? min(length - first, query_piece) : length,
+                      .first = 0,
+                      .head = head,
+                      .slice = slice},
+          .sums = (arguments.pieces > 1 ? first_piece(begin, sequence) + piece : sequence) * heads + head};
+}
+
+/// Writes sums times `factor` for the rows of a place below `count`; zeros behind the keys that are used.
+template <class Shape>
+__device__ __forceinline__ void store_sums(const typename Shape::Outputs& x, float factor,
+                                           const AttentionPlace& place, int count, int width, float* to) {
+#pragma unroll
+  for (int i = 0; i < 2 * Shape::row_tiles; ++i) {
+    const int m = i / 2, half = i % 2, row = place.first + block_row<Shape>(m, half);
+    if (row >= count) continue;
+    const float scale = row < place.length ? factor : 0.0f;
+#pragma unroll
+    for (int n = 0; n < Shape::outputs / 8; ++n) {
+      const int column = place.slice * Shape::outputs + 8 * n + 2 * (static_cast<int>(threadIdx.x) % 4);
+      if (column < width) to[std::int64_t{row} * width + column] = x[m][n][2 * half] * scale;
+      if (column + 1 < width) to[std::int64_t{row} * width + column + 1] = x[m][n][2 * half + 1] * scale;
+    }
+  }
+}
+
 template <Scores scores, class Shape>
 __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     key_gradient(const __grid_constant__ KeyGradientArguments arguments) {
   extern __shared__ __align__(128) std::byte memory[];
   __shared__ PlaceScratch place_scratch;
   const AttentionArguments& in = arguments.common;
-  const AttentionPlace place =
-      find_place<Shape::rows, Shape::threads>(in.sequences, in.q.heads, Shape::slices, in.slots, place_scratch);
+  const bool is_projected = in.keys.count > 0;
+  KeyPlace places;
+  if (is_projected)
+    places = find_projected<Shape>(arguments);
+  else
+    places.keys = places.queries = find_place<Shape::rows, Shape::threads>(
+        in.sequences, in.q.heads, Shape::slices, in.slots, place_scratch);
+  const AttentionPlace &place = places.keys, &queries = places.queries;
   if (place.sequence < 0) {
+    if (is_projected) return;
     clear_rows<Shape::rows, Shape::threads>(place, arguments.dk);
     clear_rows<Shape::rows, Shape::threads>(place, arguments.dv);
     return;
   }
   using Step = QueryTile<Shape>;
-  const RowSource query_rows = row_source(in, in.q, place), dout_rows = row_source(in, arguments.dout, place);
-  const QueryStatistics* statistics = arguments.statistics + place.head * in.sequences.tokens + place.begin;
+  const RowSource query_rows = row_source(in, in.q, queries),
+                  dout_rows = row_source(in, arguments.dout, queries);
+  const QueryStatistics* statistics = arguments.statistics + place.head * in.sequences.tokens + queries.begin;
   const std::uint32_t key_tile = shared_address_of(memory), value_tile = key_tile + Shape::rows_bytes;
   copy_rows<Shape>(key_tile, row_source(in, in.k, place), place.first);
   copy_rows<Shape>(value_tile, row_source(in, in.v, place), place.first);
@@ -146,10 +216,10 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
   typename Shape::Outputs dk, dv;
   clear_outputs<Shape>(dk);
   clear_outputs<Shape>(dv);
-  for (int query = 0; query < place.length; query += Shape::columns) {
+  for (int query = 0; query < queries.length; query += Shape::columns) {
     wait_copies();
     __syncthreads();
-    if (query + Shape::columns < place.length)
+    if (query + Shape::columns < queries.length)
       Step::template copy<scores>(other, query_rows, dout_rows, statistics, query + Shape::columns);
     if (query == 0) {
       keys.keep();
@@ -171,10 +241,16 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
       accumulate<Shape>(dv, weights, chunk + Shape::tile_bytes, row_lane, place.slice);
       accumulate<Shape>(dk, packed_slopes, chunk, row_lane, place.slice);
     };
-    if (warp_row < place.length) visit_chunks<Shape>(place.length - query, visit);
+    if (warp_row < place.length) visit_chunks<Shape>(queries.length - query, visit);
     const std::uint32_t next = other;
     other = tile;
     tile = next;
+  }
+  if (is_projected) {
+    const std::int64_t at = places.sums * in.keys.count * in.q.width;
+    store_sums<Shape>(dk, in.rule.scale, place, in.keys.count, in.q.width, arguments.key_sums + at);
+    store_sums<Shape>(dv, 1, place, in.keys.count, in.q.width, arguments.value_sums + at);
+    return;
   }
   float key_factor[Shape::row_tiles][2], value_factor[Shape::row_tiles][2];
 #pragma unroll
@@ -187,30 +263,77 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
 }
 
 template <Scores scores, class Shape>
-void launch(Cuda& cuda, const AttentionTask& task, const QueryStatistics* statistics,
-            Heads<const bfloat16> dout, Heads<bfloat16> dk, Heads<bfloat16> dv) {
-  KeyGradientArguments arguments{attention_arguments<Shape>(task), dout, dk, dv, statistics};
-  arguments.common.by_packs = arguments.common.by_packs && has_packs(dout);
+void launch(Cuda& cuda, const AttentionTask& task, KeyGradientArguments arguments) {
+  arguments.common = attention_arguments<Shape>(task);
+  arguments.common.by_packs = arguments.common.by_packs && has_packs(arguments.dout);
+  if (task.keys.count > 0)
+    arguments.common.slots =
+        task.sequences.count * arguments.pieces * ((task.keys.count + Shape::rows - 1) / Shape::rows);
   constexpr int memory = 2 * Shape::rows_bytes + 2 * QueryTile<Shape>::bytes;
   launch_attention<Shape>(cuda, key_gradient<scores, Shape>, arguments, memory, "attention key gradient");
+}
+
+template <Scores scores>
+void launch(Cuda& cuda, const AttentionTask& task, const KeyGradientArguments& arguments) {
+  const int width = task.in.q.width;
+  if (width <= 32)
+    launch<scores, AttentionShape<32, 2, 1, 4, 64, scores == Scores::dropped_softmax ? 3 : 2>>(cuda, task,
+                                                                                               arguments);
+  else if (width <= 64)
+    launch<scores, AttentionShape<64, 2, 2, 4, 32, 2, false>>(cuda, task, arguments);
+  else if (width <= 128)
+    launch<scores, AttentionShape<128, 1, 2, 4, 32, 2, false>>(cuda, task, arguments);
+  else
+    launch<scores, AttentionShape<256, 1, 2, 2, 32, 1, false>>(cuda, task, arguments);
+}
+
+/// out[s, h] = the pieces of sequence s, in order; both are matrices of `size` entries for each head.
+__global__ void add_pieces(Sequences sequences, const float* pieces, int heads, std::int64_t size, float* out) {
+  const std::int64_t row = heads * size;
+  for (std::int64_t i = thread_index(); i < sequences.count * row; i += grid_threads()) {
+    const SequenceRange range = sequence_range(sequences, static_cast<int>(i / row));
+    const float* from = pieces + first_piece(range.begin, range.index) * row + i % row;
+    float sum = from[0];
+    for (int piece = 1; piece * query_piece < range.length; ++piece) sum += from[piece * row];
+    out[i] = sum;
+  }
 }
 
 }  // namespace
 
 void launch_key_gradient(Cuda& cuda, const AttentionTask& task, const QueryStatistics* statistics,
                          Heads<const bfloat16> dout, Heads<bfloat16> dk, Heads<bfloat16> dv) {
+  KeyGradientArguments arguments{};
+  arguments.dout = dout;
+  arguments.dk = dk;
+  arguments.dv = dv;
+  arguments.statistics = statistics;
   with_scores(task.scores, [&]<Scores scores>(std::integral_constant<Scores, scores>) {
-    const int width = task.in.q.width;
-    if (width <= 32)
-      launch<scores, AttentionShape<32, 2, 1, 4, 64, scores == Scores::dropped_softmax ? 3 : 2>>(
-          cuda, task, statistics, dout, dk, dv);
-    else if (width <= 64)
-      launch<scores, AttentionShape<64, 2, 2, 4, 32, 2, false>>(cuda, task, statistics, dout, dk, dv);
-    else if (width <= 128)
-      launch<scores, AttentionShape<128, 1, 2, 4, 32, 2, false>>(cuda, task, statistics, dout, dk, dv);
-    else
-      launch<scores, AttentionShape<256, 1, 2, 2, 32, 1, false>>(cuda, task, statistics, dout, dk, dv);
+    launch<scores>(cuda, task, arguments);
   });
+}
+
+void launch_key_gradient(Cuda& cuda, const AttentionTask& task, const QueryStatistics* statistics,
+                         Heads<const bfloat16> dout, float* dk, float* dv) {
+  const Sequences& sequences = task.sequences;
+  const int heads = task.in.q.heads;
+  const std::int64_t size = std::int64_t{task.keys.count} * task.in.q.width;
+  KeyGradientArguments arguments{};
+  arguments.dout = dout;
+  arguments.statistics = statistics;
+  arguments.key_sums = dk;
+  arguments.value_sums = dv;
+  if (sequences.longest <= query_piece) return launch<Scores::softmax>(cuda, task, arguments);
+  arguments.pieces = static_cast<int>((sequences.longest + query_piece - 1) / query_piece);
+  const std::int64_t sums = first_piece(sequences.tokens, sequences.count + 1) * heads * size;
+  const Scratch<float> scratch(cuda, 2 * sums);
+  arguments.key_sums = scratch.data();
+  arguments.value_sums = scratch.data() + sums;
+  launch<Scores::softmax>(cuda, task, arguments);
+  const unsigned blocks = grid_for(cuda, sequences.count * heads * size, 256);
+  add_pieces<<<blocks, 256, 0, cuda.stream>>>(sequences, arguments.key_sums, heads, size, dk);
+  add_pieces<<<blocks, 256, 0, cuda.stream>>>(sequences, arguments.value_sums, heads, size, dv);
+  check_launch("attention key gradient: pieces");
 }
 
 }  // namespace tern::kernels

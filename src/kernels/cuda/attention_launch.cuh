@@ -41,7 +41,8 @@ AttentionArguments attention_arguments(const AttentionTask& task) {
           v,
           task.rule,
           tile_slots(task.sequences, Shape::rows),
-          has_packs(q) && has_packs(k) && has_packs(v)};
+          has_packs(q) && has_packs(k) && has_packs(v),
+          task.keys};
 }
 
 template <class Shape, class Arguments>

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention_draws.cuh"
+#include "kernels/cuda/attention_kernels.h"
 #include "kernels/cuda/attention_place.cuh"
 #include "kernels/cuda/attention_scores.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
@@ -52,11 +53,19 @@ struct AttentionArguments {
   ScoreRule rule;
   std::int64_t slots;
   bool by_packs;  ///< all rows begin at multiples of 16 bytes
+  KeyRows keys;
 };
 
 __device__ __forceinline__ RowSource row_source(const AttentionArguments& arguments,
                                                 const Heads<const bfloat16>& x, const AttentionPlace& place) {
   return {row_of(x, place.begin, place.head), x.token_stride, place.length, x.width, arguments.by_packs};
+}
+/// The keys, or their values, of a place of queries.
+__device__ __forceinline__ RowSource key_source(const AttentionArguments& arguments,
+                                                const Heads<const bfloat16>& x, const AttentionPlace& place) {
+  const KeyRows& keys = arguments.keys;
+  const std::int64_t begin = keys.count > 0 ? std::int64_t{place.sequence} * keys.count : place.begin;
+  return {row_of(x, begin, place.head), x.token_stride, keys.used(place.length), x.width, arguments.by_packs};
 }
 
 template <int count>

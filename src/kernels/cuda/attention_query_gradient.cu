@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
   const AttentionPlace place =
       find_place<Shape::rows, Shape::threads>(in.sequences, in.q.heads, Shape::slices, in.slots, place_scratch);
   if (place.sequence < 0) return clear_rows<Shape::rows, Shape::threads>(place, arguments.dq);
-  const RowSource keys = row_source(in, in.k, place), values = row_source(in, in.v, place);
+  const RowSource keys = key_source(in, in.k, place), values = key_source(in, in.v, place);
   const std::uint32_t query_tile = shared_address_of(memory), dout_tile = query_tile + Shape::rows_bytes,
                       tiles = dout_tile + Shape::rows_bytes;
   copy_rows<Shape>(query_tile, row_source(in, in.q, place), place.first);
@@ -110,10 +110,10 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
   typename Shape::Outputs dq;
   clear_outputs<Shape>(dq);
   std::uint32_t tile = tiles, other = tiles + 2 * Shape::tile_bytes;
-  for (int key = 0; key < place.length; key += Shape::columns) {
+  for (int key = 0; key < keys.valid; key += Shape::columns) {
     wait_copies();
     __syncthreads();
-    if (key + Shape::columns < place.length) {
+    if (key + Shape::columns < keys.valid) {
       copy_columns<Shape>(other, keys, key + Shape::columns);
       copy_columns<Shape>(other + Shape::tile_bytes, values, key + Shape::columns);
     }
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
       differentiate<scores, Shape>(in.rule, draws, key + c * Shape::chunk, keys_left, rows, s, slopes, weights);
       accumulate<Shape>(dq, weights, chunk, row_lane, place.slice);
     };
-    if (warp_row < place.length) visit_chunks<Shape>(place.length - key, visit);
+    if (warp_row < place.length) visit_chunks<Shape>(keys.valid - key, visit);
     const std::uint32_t next = other;
     other = tile;
     tile = next;
