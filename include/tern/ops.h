@@ -257,6 +257,12 @@ Tensor row_products(const Tensor& x, const Tensor& matrices, const SequenceLayou
 Tensor feature_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
                          double epsilon);
 
+/// feature_attention(elu_plus_one(q), elu_plus_one(k), v), all [tokens, heads, width] (Katharopoulos et al.
+/// 2020, equations 5 and 7). In bfloat16 on CUDA, with rows of a multiple of 16 bytes, features never exist in
+/// memory: only the inputs and the result are kept.
+Tensor linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                        double epsilon);
+
 /// softmax(q keys^T) values with the rows of t's sequence and head: q [tokens, heads, width], keys [sequences,
 /// heads, rows, width] and values [sequences, heads, rows, columns] of accumulate_type() -> [tokens, heads,
 /// columns]; `limited`: a sequence of fewer tokens than rows sees as many rows as it has tokens. Cost tokens *

@@ -23,10 +23,10 @@ class LinearAttention final : public Attention {
   LinearAttention(const Config& config, const Scope&, const AttentionShape&) : config_(config) {}
 
   Tensor forward(const AttentionInput& in) override {
-    const Tensor query = elu_plus_one(in.query), key = elu_plus_one(in.key);
-    if (!config_.published) return feature_attention(query, key, in.value, in.layout, config_.epsilon);
+    if (!config_.published) return linear_attention(in.query, in.key, in.value, in.layout, config_.epsilon);
     const double scale = 1 / std::sqrt(static_cast<double>(in.layout.padded_length));
-    return row_products(query, affine(outer_sums(key, in.value, in.layout), scale), in.layout);
+    return row_products(elu_plus_one(in.query),
+                        affine(outer_sums(elu_plus_one(in.key), in.value, in.layout), scale), in.layout);
   }
 
   static double multiply_adds(const Config&, const AttentionShape& shape, double length) {

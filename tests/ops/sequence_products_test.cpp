@@ -1,4 +1,5 @@
 #include <array>
+#include <tuple>
 
 #include "support/devices.h"
 #include "support/op_case.h"
@@ -199,6 +200,31 @@ TEST(FeatureAttention, equals_its_definition) {
   check(cases);
 }
 
+/// Widths that fill tiles, that several tiles share and that fit no pack; more tokens than one chunk.
+TEST(LinearAttention, is_attention_by_its_features) {
+  std::vector<OpCase> cases;
+  const auto phi = [](double x) { return x > 0 ? x + 1 : std::exp(x); };
+  // differences would meet the jump of the curvature at 0
+  const auto off_zero = [](double x) { return x > 0 ? x + 0.1 : x - 0.1; };
+  for (const auto& [lengths, heads, width] :
+       {std::tuple{std::vector{35, 1, 0, 130}, 2, 8}, std::tuple{std::vector{70, 3}, 1, 64},
+        std::tuple{std::vector{65}, 1, 72}, std::tuple{std::vector{0, 40}, 3, 33},
+        std::tuple{std::vector{600, 20}, 1, 16}}) {
+    const SequenceLayout layout = layout_of(lengths, 700);
+    const Shape shape{layout.tokens(), heads, width};
+    cases.push_back({.name = format_text("linear_attention of {}, width {}", lengths, width),
+                     .inputs = {mapped(normal_array(shape, 173), off_zero),
+                                mapped(normal_array(shape, 174), off_zero), normal_array(shape, 175)},
+                     .function = one_result(
+                         [=](auto x) { return linear_attention(x[0], x[1], x[2], on(x[0], layout), 0.01); }),
+                     .reference = one_array([=](const Arrays& x) {
+                       return attended_by_features({mapped(x[0], phi), mapped(x[1], phi), x[2]}, layout, 0.01);
+                     }),
+                     .reduction_length = 700});
+  }
+  check(cases);
+}
+
 /// Longer than what one chunk sums, on the CPU and on a GPU.
 TEST(OuterSums, long_sequences_are_summed_in_chunks) {
   const SequenceLayout layout = layout_of({9000, 5, 600}, 9000);
@@ -236,14 +262,16 @@ TEST(SequenceProducts, unused_capacity_is_zero) {
       const auto rows = [&](std::uint64_t seed) {
         return leaf(tensor_of(uniform_array({128, 2, 16}, seed, 0.1, 1), dtype, device));
       };
-      const std::vector<Tensor> x{rows(1), rows(2), rows(3)};
-      const Tensor y = feature_attention(x[0], x[1], x[2], on(x[0], layout), 0);
-      backward(y);
-      std::vector<Tensor> all{y};
-      for (const Tensor& leaf : x) all.push_back(gradient_of(leaf));
-      for (const Tensor& values : all) {
-        EXPECT_EQ(values.narrowed(0, 70, 58).to_vector<double>(), std::vector<double>(58 * 32, 0));
-        EXPECT_NE(values.narrowed(0, 0, 70).to_vector<double>(), std::vector<double>(70 * 32, 0));
+      for (const auto op : {feature_attention, linear_attention}) {
+        const std::vector<Tensor> x{rows(1), rows(2), rows(3)};
+        const Tensor y = op(x[0], x[1], x[2], on(x[0], layout), 0);
+        backward(y);
+        std::vector<Tensor> all{y};
+        for (const Tensor& leaf : x) all.push_back(gradient_of(leaf));
+        for (const Tensor& values : all) {
+          EXPECT_EQ(values.narrowed(0, 70, 58).to_vector<double>(), std::vector<double>(58 * 32, 0));
+          EXPECT_NE(values.narrowed(0, 0, 70).to_vector<double>(), std::vector<double>(70 * 32, 0));
+        }
       }
     }
 }
