@@ -225,6 +225,31 @@ TEST(LinearAttention, is_attention_by_its_features) {
   check(cases);
 }
 
+/// Tiles of 128 x 128, and their edges.
+TEST(SequenceProducts, many_columns) {
+  const SequenceLayout layout = layout_of({0, 140, 3, 37}, 200);
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
+      if (dtype == DType::bfloat16 && device == Device{}) continue;
+      const auto rows = [&](std::int64_t width, std::uint64_t seed) {
+        return tensor_of(normal_array({layout.tokens(), 2, width}, seed), dtype, device);
+      };
+      const Tensor a = rows(136, 176), b = rows(200, 177),
+                   m = tensor_of(normal_array({4, 2, 136, 200}, 178), accumulate_type(dtype), device);
+      const SequenceLayout there = on(a, layout);
+      const Arrays x{array_of(a), array_of(b), array_of(m)};
+      EXPECT_EQ(difference(array_of(outer_sums(a, b, there)).values,
+                           summed_products({x[0], x[1]}, layout).values, tolerance(dtype, 140)),
+                "");
+      EXPECT_EQ(difference(array_of(row_products(a, m, there)).values,
+                           multiplied_rows({x[0], x[2]}, layout, false).values, tolerance(dtype, 140)),
+                "");
+      EXPECT_EQ(difference(array_of(row_products(b, m, there, {true})).values,
+                           multiplied_rows({x[1], x[2]}, layout, true).values, tolerance(dtype, 200)),
+                "");
+    }
+}
+
 /// Longer than what one chunk sums, on the CPU and on a GPU.
 TEST(OuterSums, long_sequences_are_summed_in_chunks) {
   const SequenceLayout layout = layout_of({9000, 5, 600}, 9000);

@@ -1,11 +1,44 @@
 // Sums of outer products over sequences. Deterministic: a block sums one chunk of a sequence for one head and a
 // tile of the matrix; where sequences are longer than a chunk, partial sums are added in order. Cost
-// tokens * heads * rows * columns products; each operand is read once for each 64 columns of the other,
-// bfloat16 on tensor cores.
+// tokens * heads * rows * columns products; each operand is read once for each 64 columns of the other, or for
+// 128 where both have so many; bfloat16 on tensor cores.
 #include "kernels/cuda/outer_sum_tiles.cuh"
+#include "kernels/cuda/wide_product_tiles.cuh"
 
 namespace tern::kernels {
 namespace {
+
+/// Tile z of 128 rows and 128 columns, for operands of so many columns; without totals.
+__global__ void __launch_bounds__(wide_threads, 2)
+    sum_wide_tiles(Sequences sequences, OuterSums<bfloat16> in, Chunks<float> chunks) {
+  extern __shared__ __align__(128) std::byte memory[];
+  const ChunkRange range = chunk_range(sequences, chunks, in.a.heads);
+  if (range.count <= 0 && chunks.count > 1) return;
+  const int column_tiles = (in.b.width + wide_tile - 1) / wide_tile;
+  const int tile_row = static_cast<int>(blockIdx.z) / column_tiles * wide_tile,
+            tile_column = static_cast<int>(blockIdx.z) % column_tiles * wide_tile;
+  const auto source = [&](const Heads<const bfloat16>& x, int step, int column) {
+    const int token = step * wide_depth;
+    return WideSource{row_of(x, range.first + token, range.head) + column, x.token_stride, range.count - token,
+                      x.width - column};
+  };
+  WideSums sums{};
+  add_wide<true, true>(
+      sums, memory, (range.count + wide_depth - 1) / wide_depth,
+      [&](int step) { return source(in.a, step, tile_row); },
+      [&](int step) { return source(in.b, step, tile_column); });
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+#pragma unroll
+  for (int i = 0; i < warp_tile_rows / 8; ++i) {
+    const int half = i % 2, row = tile_row + warp_tile_row() + 8 * i + lane / 4;
+    if (row >= in.a.width) continue;
+    float* const to = chunks.matrices + (range.place * in.a.width + row) * in.b.width;
+#pragma unroll
+    for (int n = 0; n < warp_tile_columns / 8; ++n)
+      if (const int column = tile_column + warp_tile_column() + 8 * n + lane % 4 * 2; column < in.b.width)
+        store_pack(to + column, Pack<float, 2>{sums[i / 2][n][2 * half], sums[i / 2][n][2 * half + 1]});
+  }
+}
 
 constexpr int plain_tile = 32, plain_side = 16;  ///< a thread sums 2 x 2 products
 
@@ -71,6 +104,13 @@ void launch_sums(Cuda& cuda, const Sequences& sequences, const OuterSums<T>& in,
   };
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (rows_are_packed(in.a) && rows_are_packed(in.b)) {
+      if (in.totals == nullptr && std::min(in.a.width, in.b.width) >= wide_tile) {
+        constexpr int bytes = wide_bytes<true, true>;
+        check_cuda(cudaFuncSetAttribute(sum_wide_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+                   "outer_sums: shared memory");
+        sum_wide_tiles<<<grid(wide_tile), wide_threads, bytes, cuda.stream>>>(sequences, in, chunks);
+        return check_launch("outer_sums");
+      }
       sum_tiles<false><<<grid(product_tile), outer_threads, 0, cuda.stream>>>(sequences, {in}, chunks);
       return check_launch("outer_sums");
     }

@@ -1,10 +1,82 @@
 // Products of a sequence's rows with the sequence's matrix. Deterministic: every row is summed by itself. Cost
 // tokens * heads * x.width * y.width products; bfloat16 on tensor cores, the matrix rounded to it where it
-// meets the rows.
+// meets the rows; from 128 columns on both sides in tiles of 128 x 128.
 #include "kernels/cuda/row_product_tiles.cuh"
+#include "kernels/cuda/wide_product_tiles.cuh"
 
 namespace tern::kernels {
 namespace {
+
+__global__ void round_matrices(const float* from, std::int64_t packs, bfloat16* to) {
+  for (std::int64_t i = thread_index(); i < packs; i += grid_threads()) {
+    const Pack<float, 4> items = load_pack<4>(from + 4 * i);
+    store_pack(reinterpret_cast<std::uint32_t*>(to + 4 * i),
+               Pack<std::uint32_t, 2>{pack_pair(items.item[0], items.item[1]),
+                                      pack_pair(items.item[2], items.item[3])});
+  }
+}
+
+/// Block (x, y, z): 128 rows, head y, columns 128 z .. 128 z + 127; matrices in bfloat16, no totals.
+template <bool is_transposed>
+__global__ void __launch_bounds__(wide_threads, 2)
+    multiply_wide_tiles(Sequences sequences, RowProducts<bfloat16> in, int parts, const bfloat16* matrices) {
+  extern __shared__ __align__(128) std::byte memory[];
+  const SequenceRange range = sequence_range(sequences, static_cast<int>(blockIdx.x) / parts);
+  if (range.index == sequences.count) return clear_unused(in, range, parts);
+  const RowBlock block = row_block(range, in.x.heads, parts, wide_tile);
+  if (block.count <= 0) return;
+  const int tile_column = static_cast<int>(blockIdx.z) * wide_tile, depth = in.x.width, width = in.y.width;
+  const bfloat16* const matrix = matrices + block.pair * depth * width;
+  WideSums sums{};
+  add_wide<false, !is_transposed>(
+      sums, memory, (depth + wide_depth - 1) / wide_depth,
+      [&](int step) {
+        return WideSource{row_of(in.x, block.first, block.head) + step * wide_depth, in.x.token_stride,
+                          block.count, depth - step * wide_depth};
+      },
+      [&](int step) {
+        const std::int64_t first = step * wide_depth, depth_left = depth - first,
+                           columns_left = width - tile_column;
+        return is_transposed
+                   ? WideSource{matrix + std::int64_t{tile_column} * depth + first, depth, columns_left,
+                                depth_left}
+                   : WideSource{matrix + first * width + tile_column, width, depth_left, columns_left};
+      });
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+  bfloat16* const results = reinterpret_cast<bfloat16*>(memory) +
+                            static_cast<int>(threadIdx.x) / warp_lanes * warp_tile_rows * result_stride;
+#pragma unroll
+  for (int i = 0; i < warp_tile_rows / 8; ++i)
+#pragma unroll
+    for (int n = 0; n < warp_tile_columns / 8; ++n)
+      *reinterpret_cast<std::uint32_t*>(results + (8 * i + lane / 4) * result_stride + 8 * n + lane % 4 * 2) =
+          pack_pair(sums[i / 2][n][i % 2 * 2], sums[i / 2][n][i % 2 * 2 + 1]);
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < warp_tile_rows * warp_tile_columns / 8 / warp_lanes; ++i) {
+    const int pack = i * warp_lanes + lane, row = pack / (warp_tile_columns / 8),
+              column = pack % (warp_tile_columns / 8) * 8, place = tile_column + warp_tile_column() + column;
+    if (warp_tile_row() + row < block.count && place < width)
+      store_pack(row_of(in.y, block.first + warp_tile_row() + row, block.head) + place,
+                 load_pack<8>(results + row * result_stride + column));
+  }
+}
+
+template <bool is_transposed>
+void launch_wide(Cuda& cuda, const Sequences& sequences, const RowProducts<bfloat16>& in) {
+  const std::int64_t entries = sequences.count * in.x.heads * in.x.width * in.y.width;
+  const Scratch<bfloat16> matrices(cuda, entries);
+  round_matrices<<<grid_for(cuda, entries / 4, 256), 256, 0, cuda.stream>>>(in.matrices, entries / 4,
+                                                                            matrices.data());
+  constexpr int bytes = wide_bytes<false, !is_transposed>;
+  check_cuda(cudaFuncSetAttribute(multiply_wide_tiles<is_transposed>,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+             "row_products: shared memory");
+  multiply_wide_tiles<is_transposed>
+      <<<product_grid(sequences, in, wide_tile, wide_tile), wide_threads, bytes, cuda.stream>>>(
+          sequences, in, parts_of(sequences, wide_tile), matrices.data());
+  check_launch("row_products");
+}
 
 constexpr int plain_tile = 32, plain_side = 16;  ///< a thread sums 2 x 2 results
 
@@ -118,6 +190,9 @@ void row_products(Cuda& cuda, const Sequences& sequences, const RowProducts<T>& 
   if constexpr (std::is_same_v<T, bfloat16>) {
     const Heads<const T> y{in.y.data, in.y.tokens, in.y.heads, in.y.width, in.y.token_stride, in.y.head_stride};
     if (rows_are_packed(in.x) && rows_are_packed(y)) {
+      if (in.totals.use == RowTotals<T>::Use::none && std::min(in.x.width, in.y.width) >= wide_tile)
+        return in.order == MatrixOrder::transposed ? launch_wide<true>(cuda, sequences, in)
+                                                   : launch_wide<false>(cuda, sequences, in);
       const auto kernel = in.order == MatrixOrder::transposed ? multiply_tiles<true, StoredMatrices>
                                                               : multiply_tiles<false, StoredMatrices>;
       kernel<<<grid(block_rows, product_tile), product_threads, 0, cuda.stream>>>(
