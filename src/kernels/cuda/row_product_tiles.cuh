@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(product_threads, 3)
       }
     }
   }
-  // a warp reads no rows but its own, so that it can lay its results there
+  __syncwarp();  // a warp reads no rows but its own: its results can lie there once all its lanes have read
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = warp_row + lane / 4 + 8 * half;
