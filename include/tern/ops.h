@@ -1,11 +1,12 @@
 // Every differentiable function, grouped: the one page a model author reads.
 //
-// Unless said otherwise: floating inputs are float32, float64 or (on CUDA) bfloat16, all of one type and on one
-// device, but for biases, norms' weights, filters and embedding tables, which are float32 beside bfloat16 data
-// (docs/numerics.md); any strides; results are contiguous and new (the layout group gives views where it can;
-// dropout of rate 0, a cast to the same type and contiguous() of a contiguous tensor give their input); every
-// floating input is differentiable; cost is linear in the elements touched; a wrong shape throws Error(failed)
-// that names the op. Nothing is promoted or broadcast silently.
+// Unless said otherwise: floating inputs are float32, float64 or (on CUDA) bfloat16, all of one type, but for
+// biases, norms' weights, filters and embedding tables, which are float32 beside bfloat16 data
+// (docs/numerics.md); all inputs, integers and layouts too, lie on one device, with any strides; results are
+// contiguous and new (the layout group gives views where it can; dropout of rate 0, a cast to the same type and
+// contiguous() of a contiguous tensor give their input); every floating input is differentiable; cost is linear
+// in the elements touched; a wrong shape, or inputs on several devices, throw Error(failed) that names the op.
+// Nothing is promoted, moved or broadcast silently.
 #pragma once
 
 #include <utility>

@@ -16,6 +16,7 @@ inline AttentionTensors attention_inputs(const char* op, const Tensor& q, const 
               q.size(2) > 0 && q.dtype() == k.dtype() && q.dtype() == v.dtype(),
           "{}: q, k and v must be [{}, heads, width] of one type, got {} {}, {} {} and {} {}", op,
           layout.tokens(), q.dtype(), q.shape(), k.dtype(), k.shape(), v.dtype(), v.shape());
+  require_one_device(op, {{"q", q}, {"k", k}, {"v", v}, {"layout", layout.offsets}});
   return {with_unit_width(q), with_unit_width(k), with_unit_width(v)};
 }
 

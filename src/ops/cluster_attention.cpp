@@ -126,6 +126,8 @@ Tensor cluster_attention(const Tensor& q, const Tensor& k, const Tensor& v, cons
             "cluster_attention: scores must be [{}, clusters, {}] of queries and keys alike, got {} and {}",
             q.size(1), layout.tokens(), scores.query.shape(), x.shape());
   }
+  require_one_device("cluster_attention",
+                     {{"q", q}, {"scores of queries", scores.query}, {"scores of keys", scores.key}});
   require(options.window >= 0, "cluster_attention: the window must be at least 0, got {}", options.window);
   const kernels::ClusterRule rule{static_cast<int>(scores.query.size(1)), options.window};
   const SequenceLayout rows = rows_layout(layout, rule);

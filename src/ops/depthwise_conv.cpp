@@ -11,6 +11,7 @@ Tensor depthwise_conv(const Tensor& input, const Tensor& weight, const SequenceL
           "depthwise_conv: needs x [{}, heads, width] and weight [heads, odd window] of one type, got {} {} "
           "and {} {}",
           layout.tokens(), input.dtype(), input.shape(), weight.dtype(), weight.shape());
+  require_one_device("depthwise_conv", {{"x", input}, {"weight", weight}, {"layout", layout.offsets}});
   const Tensor x = with_unit_width(input), filter = contiguous_constant(weight);
   const Tensor y = empty(x.shape(), x.dtype(), x.device());
   const int window = static_cast<int>(filter.size(1));

@@ -11,6 +11,8 @@ Tensor dropout(const Tensor& input, const RowCoordinates& rows, const DropoutOpt
               rows.position.shape() == rows.sample.shape(),
           "dropout: x must be [rows, width] with coordinates for each row, got {} and {}", input.shape(),
           rows.sample.shape());
+  require_one_device("dropout",
+                     {{"x", input}, {"samples of rows", rows.sample}, {"positions of rows", rows.position}});
   if (options.rate == 0) return input;
   const Tensor x = contiguous_constant(input), y = empty_like(x);
   dispatch(x, [&]<class T>(auto& device, Type<T>) {

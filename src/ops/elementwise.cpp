@@ -33,6 +33,7 @@ std::int64_t repeats(const char* op, const Tensor& a, const Tensor& b) {
   for (int axis = 1; is_suffix && axis <= b.rank(); ++axis) is_suffix = a.size(-axis) == b.size(-axis);
   require(is_suffix, "{}: the second shape must equal the first or end it, got {} and {}; expand one", op,
           a.shape(), b.shape());
+  require_one_device(op, {{"a", a}, {"b", b}});
   std::int64_t rows = 1;
   for (int axis = 0; axis < a.rank() - b.rank(); ++axis) rows *= a.size(axis);
   return rows;

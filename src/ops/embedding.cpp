@@ -15,11 +15,13 @@ kernels::EmbeddingTables<T> tables_of(const Tensor& ids, const Tensor& table, co
           position.defined() ? position.data<std::int32_t>() : nullptr};
 }
 
-void require_table(const char* op, const Tensor& ids, const Tensor& table) {
+void require_table(const char* op, const NamedInput& places, const Tensor& table) {
+  const Tensor& ids = places.tensor;
   require_floating(op, table);
   require(ids.rank() == 1 && ids.is_contiguous() && table.rank() == 2,
           "{}: needs contiguous ids [count] and a table [rows, width], got {} and {}", op, ids.shape(),
           table.shape());
+  require_one_device(op, {{"table", table}, places});
 }
 
 void look_up(const char* op, const Tensor& ids, const Tensor& table, const Tensor& position,
@@ -57,7 +59,7 @@ void scatter_to_places(const Tensor& dy, const kernels::DropoutMask& mask, const
 }  // namespace
 
 Tensor embedding(const Tensor& ids, const Tensor& table) {
-  require_table("embedding", ids, table);
+  require_table("embedding", {"ids", ids}, table);
   require(table.dtype() == accumulate_type(table.dtype()),
           "embedding: the table must be float32 or float64, got {}", table.dtype());
   const Tensor source = contiguous_constant(table),
@@ -70,7 +72,7 @@ Tensor embedding(const Tensor& ids, const Tensor& table) {
 
 Tensor token_embedding(const Tensor& ids, const Tensor& table, const Tensor& place_table,
                        const SequenceLayout& layout, const DropoutOptions& options, DType dtype) {
-  require_table("token_embedding", ids, table);
+  require_table("token_embedding", {"ids", ids}, table);
   require_rate("token_embedding", options.rate);
   require(ids.size(0) == layout.tokens() && table.dtype() == accumulate_type(dtype),
           "token_embedding: needs {} ids and a {} table, got {} and {}", layout.tokens(),
@@ -80,6 +82,8 @@ Tensor token_embedding(const Tensor& ids, const Tensor& table, const Tensor& pla
                           place_table.size(0) >= layout.padded_length && place_table.dtype() == table.dtype()),
           "token_embedding: the place table must be {} [at least {}, {}], got {} {}", table.dtype(),
           layout.padded_length, table.size(1), place_table.dtype(), place_table.shape());
+  require_one_device("token_embedding",
+                     {{"table", table}, {"place_table", place_table}, {"layout", layout.offsets}});
   if (has_places && is_same_value(table, place_table))
     return token_embedding(ids, table, affine(place_table, 1), layout, options, dtype);
   const Tensor source = contiguous_constant(table),
@@ -98,7 +102,7 @@ Tensor token_embedding(const Tensor& ids, const Tensor& table, const Tensor& pla
 }
 
 Tensor position_rows(const Tensor& table, const SequenceLayout& layout, DType dtype) {
-  require_table("position_rows", layout.position, table);
+  require_table("position_rows", {"layout", layout.position}, table);
   require(table.size(0) >= layout.padded_length && table.dtype() == accumulate_type(dtype),
           "position_rows: the table must be {} [at least {}, width], got {} {}", accumulate_type(dtype),
           layout.padded_length, table.dtype(), table.shape());
@@ -116,6 +120,7 @@ Tensor sequence_mean(const Tensor& input, const SequenceLayout& layout, std::int
   require(input.rank() == 2 && input.size(0) == layout.tokens() && divisor >= 0,
           "sequence_mean: x must be [{}, width] and the divisor 0 or more, got {} and {}", layout.tokens(),
           input.shape(), divisor);
+  require_one_device("sequence_mean", {{"x", input}, {"layout", layout.offsets}});
   const Tensor x = contiguous_constant(input),
                y = empty({layout.sequences(), x.size(1)}, x.dtype(), x.device());
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
@@ -138,6 +143,7 @@ Tensor sequence_first(const Tensor& input, const SequenceLayout& layout) {
           "sequence_first: x must be [{}, width], got {}", layout.tokens(), input.shape());
   require(layout.shortest > 0 || layout.sequences() == 0,
           "sequence_first: a sequence has no token; pool by mean instead");
+  require_one_device("sequence_first", {{"x", input}, {"layout", layout.offsets}});
   const Tensor x = contiguous_constant(input),
                y = empty({layout.sequences(), x.size(1)}, x.dtype(), x.device());
   dispatch(x, [&]<class T>(auto& device, Type<T>) {

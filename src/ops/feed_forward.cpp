@@ -38,6 +38,13 @@ Tensor feed_forward(const Tensor& input, const FeedForwardParameters& parameters
   require_rate("feed_forward", options.rate);
   require(rows.sample.shape() == Shape{input.size(0)} && rows.position.shape() == rows.sample.shape(),
           "feed_forward: needs coordinates for each of {} rows, got {}", input.size(0), rows.sample.shape());
+  require_one_device("feed_forward", {{"x", input},
+                                      {"up", parameters.up},
+                                      {"up_bias", parameters.up_bias},
+                                      {"down", parameters.down},
+                                      {"down_bias", parameters.down_bias},
+                                      {"samples of rows", rows.sample},
+                                      {"positions of rows", rows.position}});
   const Tensor x = contiguous_constant(input), y = empty_like(x);
   const FeedForwardParameters p{contiguous_constant(parameters.up), contiguous_constant(parameters.up_bias),
                                 contiguous_constant(parameters.down),

@@ -15,6 +15,8 @@ Tensor grid_conv(const Tensor& input, const Tensor& weight, const Tensor& bias, 
   require(!bias.defined() || (bias.shape() == Shape{weight.size(0)} && is_parameter_for(bias, input)),
           "grid_conv: the bias must be {} [{}], got {} {}", weight.dtype(), weight.size(0), bias.dtype(),
           bias.defined() ? bias.shape() : Shape{});
+  require_one_device("grid_conv",
+                     {{"x", input}, {"weight", weight}, {"bias", bias}, {"layout", layout.offsets}});
   const Tensor x = with_unit_width(input), filters = contiguous_constant(weight),
                added = bias.defined() ? contiguous_constant(bias) : Tensor();
   const Tensor y = empty({x.size(0), weight.size(0), x.size(2)}, x.dtype(), x.device());

@@ -118,6 +118,7 @@ Tensor hash_codes(const Tensor& input, const SequenceLayout& layout, const HashO
   require_floating("hash_codes", input);
   require(input.rank() == 3 && input.size(0) == layout.tokens() && input.size(2) > 0,
           "hash_codes: x must be [{}, heads, width], got {}", layout.tokens(), input.shape());
+  require_one_device("hash_codes", {{"x", input}, {"layout", layout.offsets}});
   const kernels::HashShape shape = hash_shape("hash_codes", options);
   const Tensor x = with_unit_width(input);
   const Tensor codes = empty_codes(x, shape);

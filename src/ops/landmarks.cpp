@@ -21,6 +21,7 @@ void require_scores(const char* op, const Tensor& x, const SequenceLayout& layou
   require_floating(op, x);
   require(x.rank() == 3 && x.size(0) == layout.tokens() && x.size(2) > 0,
           "{}: x must be [{}, heads, landmarks], got {}", op, layout.tokens(), x.shape());
+  require_one_device(op, {{"x", x}, {"layout", layout.offsets}});
 }
 
 /// c = op(a) op(b) + beta c for matrices [..., m, m].
@@ -82,6 +83,7 @@ Tensor segment_means(const Tensor& input, const SequenceLayout& layout, std::int
   require(input.rank() == 3 && input.size(0) == layout.tokens() && landmarks > 0 && landmarks <= 65536,
           "segment_means: needs x [{}, heads, width] and 1 to 65,536 landmarks, got {} and {}", layout.tokens(),
           input.shape(), landmarks);
+  require_one_device("segment_means", {{"x", input}, {"layout", layout.offsets}});
   const Tensor x = with_unit_width(input),
                means = empty_sums({layout.sequences(), x.size(1), landmarks, x.size(2)}, x);
   const int count = static_cast<int>(landmarks);
@@ -118,6 +120,7 @@ Tensor softmax_between_landmarks(const Tensor& input, const SequenceLayout& layo
               input.size(3) > 0,
           "softmax_between_landmarks: x must be [{}, heads, landmarks, landmarks], got {}", layout.sequences(),
           input.shape());
+  require_one_device("softmax_between_landmarks", {{"x", input}, {"layout", layout.offsets}});
   const Tensor x = contiguous_constant(input), y = empty_like(x);
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
     kernels::softmax_between_landmarks<T>(device, sequences_of(layout), static_cast<int>(x.size(1)),
@@ -152,6 +155,7 @@ Tensor iterated_inverse(const Tensor& input, const Tensor& start, int iterations
       "iterated_inverse: needs square matrices, a start of their shape and at least one step, got {} {}, {} "
       "{} and {}",
       input.dtype(), input.shape(), start.dtype(), start.shape(), iterations);
+  require_one_device("iterated_inverse", {{"matrices", input}, {"start", start}});
   const Tensor matrices = contiguous_constant(input);
   std::vector<Tensor> steps;  // what every step began with
   Tensor z = contiguous_constant(start);

@@ -16,6 +16,7 @@ void require_norm_shapes(const char* op, const Tensor& x, const Tensor& weight, 
               bias.shape() == weight.shape() && is_parameter_for(weight, x) && is_parameter_for(bias, x),
           "{}: weight and bias must be {} [width] of x [..., width], got {} {}, {} {} and {}", op,
           accumulate_type(x.dtype()), weight.dtype(), weight.shape(), bias.dtype(), bias.shape(), x.shape());
+  require_one_device(op, {{"x", x}, {"weight", weight}, {"bias", bias}});
 }
 
 SavedNorm prepare(const Tensor& x, const Tensor& weight) {
@@ -86,6 +87,9 @@ ResidualNorm residual_dropout_norm(const Tensor& x, const Tensor& branch, const 
           "residual_dropout_norm: x and branch must be [rows, width] with coordinates for each row, got {}, {} "
           "and {}",
           x.shape(), branch.shape(), rows.sample.shape());
+  require_one_device(
+      "residual_dropout_norm",
+      {{"x", x}, {"branch", branch}, {"samples of rows", rows.sample}, {"positions of rows", rows.position}});
   const Tensor source = contiguous_constant(x), added = contiguous_constant(branch),
                shift = contiguous_constant(bias), y = empty_like(source);
   const SavedNorm saved = prepare(empty_like(source), weight);

@@ -105,6 +105,7 @@ Tensor concatenate(const std::vector<Tensor>& parts, int axis) {
     require(part.shape() == expected && part.dtype() == parts.front().dtype(),
             "concatenate: all parts must agree but for axis {}, got {} and {}", axis, parts.front().shape(),
             part.shape());
+    require_one_device("concatenate", {{"one part", parts.front()}, {"another", part}});
     shape[axis] += part.size(axis);
   }
   const Tensor out = empty(shape, parts.front().dtype(), parts.front().device());

@@ -59,6 +59,7 @@ Tensor product(const Tensor& a, const Tensor& b, MatmulOptions options) {
 
 Tensor matmul(const Tensor& first, const Tensor& second, MatmulOptions options) {
   matmul_shape(first, second, options);
+  require_one_device("matmul", {{"a", first}, {"b", second}});
   const Tensor a = contiguous_constant(first), b = contiguous_constant(second);
   return record("matmul", product(a, b, options), {first, second},
                 [a, b, options](const Tensor& gradient, GradientSink& sink) {
@@ -80,6 +81,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Tensor& bias, Act
   require(!bias.defined() || (bias.shape() == Shape{weight.size(0)} && is_parameter_for(bias, input)),
           "linear: the bias must be {} [{}], got {} {}", accumulate_type(input.dtype()), weight.size(0),
           bias.dtype(), bias.defined() ? bias.shape() : Shape{});
+  require_one_device("linear", {{"x", input}, {"weight", weight}, {"bias", bias}});
   require(weight.count() > 0, "linear: the weight must not be empty, got shape {}", weight.shape());
   require_blas_size("linear", std::max(weight.size(0), weight.size(1)));
   const auto kind = static_cast<kernels::Activation>(activation);

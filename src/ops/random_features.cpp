@@ -28,6 +28,8 @@ Tensor positive_features(const Tensor& input, const Tensor& directions, const Se
           layout.tokens(), input.dtype(), input.shape(), directions.dtype(), directions.shape());
   require(options.stabilizer >= 0, "positive_features: the stabilizer must be at least 0, got {}",
           options.stabilizer);
+  require_one_device("positive_features",
+                     {{"x", input}, {"directions", directions}, {"layout", layout.offsets}});
   const Tensor x = with_unit_width(input), rows = contiguous_constant(directions);
   const std::int64_t count = rows.size(0);
   const auto operands = [=]<class T>(Type<T>) {

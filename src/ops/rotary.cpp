@@ -26,6 +26,7 @@ Tensor rotary(const Tensor& input, const Tensor& sinusoids, const SequenceLayout
               sinusoids.size(1) == input.size(2) && sinusoids.dtype() == accumulate_type(input.dtype()),
           "rotary: sinusoids must be {} [at least {}, {}], got {} {}", accumulate_type(input.dtype()),
           layout.padded_length, input.size(2), sinusoids.dtype(), sinusoids.shape());
+  require_one_device("rotary", {{"x", input}, {"sinusoids", sinusoids}, {"layout", layout.offsets}});
   const Tensor table = contiguous_constant(sinusoids);
   return record("rotary", rotated(with_unit_width(input), layout.position, table, false), {input},
                 [table, position = layout.position](const Tensor& dy, GradientSink& sink) {

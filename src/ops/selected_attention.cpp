@@ -21,6 +21,7 @@ SegmentSelection select_segments(const Tensor& input, const SequenceLayout& layo
               input.size(2) <= most_segments && keys > 0 && keys <= most_keys,
           "select_segments: needs weights [{}, heads, 1 to {} segments] and 1 to {} keys, got {} and {}",
           layout.tokens(), most_segments, most_keys, input.shape(), keys);
+  require_one_device("select_segments", {{"weights", input}, {"layout", layout.offsets}});
   const Tensor weights = with_unit_width(input);
   const int words = kernels::selection_words(static_cast<int>(weights.size(2)));
   const SegmentSelection out{empty({weights.size(1), words, weights.size(0)}, DType::int32, weights.device()),
@@ -39,6 +40,7 @@ Tensor selected_attention(const Tensor& q, const Tensor& k, const Tensor& v, con
   require(selection.masks.shape() == Shape{q.size(1), words, q.size(0)},
           "selected_attention: the selection must be one of these heads and tokens, [{}, {}, {}], got {}",
           q.size(1), words, q.size(0), selection.masks.shape());
+  require_one_device("selected_attention", {{"q", q}, {"selection", selection.masks}});
   const Tensor out = empty(v.shape(), v.dtype(), v.device()), lse = empty_sums({q.size(1), q.size(0)}, q);
   const auto inputs_of = [in]<class T>(Type<T>) {
     return kernels::AttentionInputs<T>{heads_of<const T>(in.q), heads_of<const T>(in.k),

@@ -15,12 +15,15 @@ using kernels::MatrixOrder;
 template <class T>
 using Use = typename kernels::RowTotals<T>::Use;
 
-void require_rows(const char* op, const Tensor& a, const Tensor& b, const SequenceLayout& layout) {
+void require_rows(const char* op, const NamedInput& first, const NamedInput& second,
+                  const SequenceLayout& layout) {
+  const Tensor &a = first.tensor, &b = second.tensor;
   require_floating(op, a);
   require(a.rank() == 3 && b.rank() == 3 && a.size(0) == layout.tokens() && b.size(0) == layout.tokens() &&
               a.size(1) == b.size(1) && a.size(2) > 0 && b.size(2) > 0 && a.dtype() == b.dtype(),
           "{}: needs two tensors [{}, heads, width] of one type, got {} {} and {} {}", op, layout.tokens(),
           a.dtype(), a.shape(), b.dtype(), b.shape());
+  require_one_device(op, {first, second, {"layout", layout.offsets}});
 }
 
 /// Sums of a b^T, and of the rows of a where `totals` is defined, with `weights` where they are.
@@ -132,7 +135,7 @@ Tensor projected_weights(const Tensor& x, const Tensor& keys, const SequenceLayo
 }  // namespace
 
 Tensor outer_sums(const Tensor& first, const Tensor& second, const SequenceLayout& layout) {
-  require_rows("outer_sums", first, second, layout);
+  require_rows("outer_sums", {"a", first}, {"b", second}, layout);
   const Tensor a = with_unit_width(first), b = with_unit_width(second);
   return record("outer_sums", summed(a, b, layout), {first, second},
                 [=](const Tensor& gradient, GradientSink& sink) {
@@ -153,6 +156,7 @@ Tensor row_products(const Tensor& input, const Tensor& factors, const SequenceLa
           "columns, width]), got {} {} and {} {}, transposed: {}",
           layout.tokens(), accumulate_type(input.dtype()), layout.sequences(), input.dtype(), input.shape(),
           factors.dtype(), factors.shape(), options.transpose);
+  require_one_device("row_products", {{"x", input}, {"matrices", factors}, {"layout", layout.offsets}});
   const Tensor x = with_unit_width(input), matrices = contiguous_constant(factors);
   const auto order = options.transpose ? MatrixOrder::transposed : MatrixOrder::plain;
   return record("row_products", multiplied(x, matrices, layout, order), {input, factors},
@@ -167,8 +171,8 @@ Tensor row_products(const Tensor& input, const Tensor& factors, const SequenceLa
 
 Tensor feature_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                          const SequenceLayout& layout, double epsilon) {
-  require_rows("feature_attention", query, value, layout);
-  require_rows("feature_attention", key, value, layout);
+  require_rows("feature_attention", {"q", query}, {"v", value}, layout);
+  require_rows("feature_attention", {"k", key}, {"v", value}, layout);
   require(query.size(2) == key.size(2),
           "feature_attention: queries and keys must have the same features, got {} and {}", query.shape(),
           key.shape());
@@ -223,6 +227,8 @@ Tensor projected_attention(const Tensor& query, const Tensor& keys, const Tensor
       "rows, got {} {}, {} {} and {} {}",
       layout.tokens(), accumulate_type(query.dtype()), layout.sequences(), query.dtype(), query.shape(),
       keys.dtype(), keys.shape(), values.dtype(), values.shape());
+  require_one_device("projected_attention",
+                     {{"q", query}, {"keys", keys}, {"values", values}, {"layout", layout.offsets}});
   const Tensor q = with_unit_width(query), k = contiguous_constant(keys), v = contiguous_constant(values);
   const Projection projection{q,
                               k,

@@ -29,6 +29,7 @@ Tensor row_losses(const Tensor& input, const Tensor& classes, const Tensor& weig
   require(input.rank() == 2 && classes.shape() == Shape{input.size(0)} && input.size(1) > 0,
           "cross_entropy: needs logits [rows, classes] and labels [rows], got {} and {}", input.shape(),
           classes.shape());
+  require_one_device("cross_entropy", {{"logits", input}, {"labels", classes}, {"weights", weights}});
   const Tensor labels = contiguous_constant(classes), logits = contiguous_constant(input),
                loss = empty_sums({input.size(0)}, input);
   dispatch(logits, [&]<class T>(auto& device, Type<T>) {
@@ -72,6 +73,7 @@ Tensor squared_error(const Tensor& prediction, const Tensor& target, ScoreTotals
   require(prediction.rank() == 1 && prediction.shape() == target.shape(),
           "squared_error: needs a prediction and a target [rows], got {} and {}", prediction.shape(),
           target.shape());
+  require_one_device("squared_error", {{"prediction", prediction}, {"target", target}});
   const DType dtype = accumulate_type(prediction.dtype());
   const Tensor errors = square(subtract(cast(prediction, dtype), cast(target.detach(), dtype)));
   if (score != nullptr)

@@ -18,6 +18,7 @@ void require_lists(const char* op, const char* what, const Tensor& x, const Sequ
               x.size(1) >= 1 && x.size(1) <= kernels::most_rounds && x.is_contiguous(),
           "{}: {} must be contiguous [heads, 1 .. {} rounds, {}] int32, got {} {}", op, what,
           kernels::most_rounds, layout.tokens(), x.dtype(), x.shape());
+  require_one_device(op, {{what, x}, {"layout", layout.offsets}});
 }
 
 /// Pointers into the tensors of `queries` and `keys`, which must outlive them.
@@ -60,6 +61,7 @@ Tensor rotation_codes(const Tensor& input, const SequenceLayout& layout, const R
   require(options.buckets >= 0 && options.buckets <= most_rotation_buckets && options.buckets % 2 == 0,
           "rotation_codes: buckets must be even and lie in [0, {}], got {}", most_rotation_buckets,
           options.buckets);
+  require_one_device("rotation_codes", {{"x", input}, {"layout", layout.offsets}});
   const Tensor x = with_unit_width(input),
                codes = empty({x.size(1), options.rounds, x.size(0)}, DType::int32, x.device());
   dispatch(x, [&]<class T>(auto& device, Type<T>) {

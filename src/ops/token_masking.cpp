@@ -14,6 +14,7 @@ MaskedTokens mask_tokens(const Tensor& tokens, const SequenceLayout& layout, con
           options.replaced);
   require(options.first_id < options.last_id, "mask_tokens: replacing ids must not be empty, got [{}, {})",
           options.first_id, options.last_id);
+  require_one_device("mask_tokens", {{"ids", tokens}, {"layout", layout.offsets}});
   const MaskedTokens out{empty_like(tokens), empty({tokens.size(0)}, accumulate_type(dtype), tokens.device())};
   const kernels::TokenMasking masking{static_cast<float>(options.rate),
                                       static_cast<float>(options.masked),

@@ -102,6 +102,23 @@ inline void require_floating(const char* op, const Tensor& x) {
           x.defined() ? std::string(name(x.dtype())) : "an undefined tensor");
 }
 
+/// An input of an op under the name that its page gives it.
+struct NamedInput {
+  const char* name;
+  const Tensor& tensor;
+};
+/// The first input must be there; others may be absent. A layout counts as its offsets.
+inline void require_one_device(const char* op, std::initializer_list<NamedInput> inputs) {
+  const NamedInput& first = *inputs.begin();
+  const Device expected = first.tensor.device();
+  for (const NamedInput& input : inputs) {
+    const Device found = input.tensor.defined() ? input.tensor.device() : expected;
+    require(found == expected,
+            "{}: all inputs must lie on one device, got {} on {} and {} on {}; copy one to the other's device",
+            op, first.name, expected, input.name, found);
+  }
+}
+
 inline void require_rate(const char* op, double rate) {
   require(rate >= 0 && rate < 1, "{}: the rate must lie in [0, 1), got {}", op, rate);
 }

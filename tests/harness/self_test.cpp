@@ -134,7 +134,7 @@ TEST(Harness, reports_an_empty_comparison) {
   c.is_empty = true;
   EXPECT_EQ(failures(c), std::vector<std::string>{});
   c.function = one_result([](auto x) {
-    return concatenate({affine(x[0], 2), zeros({1, 4}, x[0].dtype())}, 0);
+    return concatenate({affine(x[0], 2), zeros({1, 4}, x[0].dtype(), x[0].device())}, 0);
   });
   expect_report(c, "has shape [1, 4], expected [0, 4]");
 }

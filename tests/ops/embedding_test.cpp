@@ -150,7 +150,7 @@ TEST(SequenceMean, over_real_tokens_or_by_a_divisor) {
   const SequenceLayout none = layout_of({}, 4);
   cases.push_back({.name = "sequence_mean of no sequences",
                    .inputs = {Array({0, 5})},
-                   .function = one_result([none](auto x) { return sequence_mean(x[0], none); }),
+                   .function = one_result([none](auto x) { return sequence_mean(x[0], on(x[0], none)); }),
                    .reference = one_array([](const Arrays& x) { return x[0]; }),
                    .is_empty = true});
   check(cases);
