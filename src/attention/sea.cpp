@@ -22,14 +22,18 @@ class SeaAttention final : public Attention {
         between(1, 1024));
       f("keys", keys, "keys that a query sees exactly in each head, on average", between(1, 65536));
       f("channels", channels, "channels of the convolutions for each head", between(1, 16));
-      f("features", features, "random features of the estimate; 0 means head width * ln(head width)",
+      f("features", features,
+        "random features of the estimate; 0 means head width * ln(head width), rounded up to a "
+        "multiple of 8",
         between(0, 65536));
       f("redraw_interval", redraw_interval, "steps after which the features are drawn anew; 0 means never",
         between(0, 1'000'000'000));
     }
+    /// Rows of a multiple of 8 features lie in packs of 16 bytes, which products on tensor cores read.
     std::int64_t feature_count(std::int64_t width) const {
+      if (features > 0) return features;
       const auto d = static_cast<double>(width);
-      return features > 0 ? features : std::max<std::int64_t>(1, std::llround(d * std::log(d)));
+      return std::max<std::int64_t>(8, (std::llround(d * std::log(d)) + 7) / 8 * 8);
     }
   };
   static constexpr AttentionTraits traits{.is_gradient_exact = false};

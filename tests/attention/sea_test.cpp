@@ -137,7 +137,7 @@ TEST(Sea, features_follow_the_head_width_and_are_drawn_anew) {
     mechanism.step = step;
     return mechanism(rows, layout).to_vector<double>();
   };
-  EXPECT_EQ(at({}, 1), at({"features=6"}, 1));  // 4 ln 4 = 5.5
+  EXPECT_EQ(at({}, 1), at({"features=8"}, 1));  // 4 ln 4 = 5.5, in eights
   EXPECT_EQ(at({"redraw_interval=3"}, 3), at({"redraw_interval=3"}, 5));
   EXPECT_NE(at({"redraw_interval=3"}, 5), at({"redraw_interval=3"}, 6));
 }
