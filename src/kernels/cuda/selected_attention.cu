@@ -1,23 +1,15 @@
 // Attention to selected segments. Queries (forward, dq): a warp takes a query and head; lanes take 32 of its
 // keys for the products and the columns for the sums. Keys (dk, dv): a block takes eight keys of a segment, a
 // warp each, and gathers the queries that see the segment, in order. Deterministic: sums have a fixed order.
-#include <algorithm>
+// bfloat16 rows in packs go to selected_attention_packed.cu.
 #include <cmath>
 #include <limits>
 
-#include "kernels/cuda/heads.cuh"
-#include "kernels/cuda/ragged.cuh"
-#include "kernels/selected_segments.h"
+#include "kernels/cuda/selected_attention.cuh"
+#include "kernels/cuda/selected_attention.h"
 
 namespace tern::kernels {
 namespace {
-
-constexpr int query_warps = 4, query_threads = query_warps * warp_lanes;
-constexpr int key_warps = 8, key_threads = key_warps * warp_lanes;
-constexpr unsigned all_lanes = 0xFFFFFFFFu;
-
-__device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x) % warp_lanes; }
-__device__ __forceinline__ int warp_of_block() { return static_cast<int>(threadIdx.x) / warp_lanes; }
 
 template <class T>
 __device__ __forceinline__ Accumulate<T> dot(const T* a, const T* b, int width) {
@@ -25,57 +17,6 @@ __device__ __forceinline__ Accumulate<T> dot(const T* a, const T* b, int width) 
 #pragma unroll 8
   for (int c = 0; c < width; ++c) sum += to_accumulate(a[c]) * to_accumulate(b[c]);
   return sum;
-}
-
-/// A query in one head.
-struct QueryRow {
-  std::int64_t query;
-  int head;
-  SequenceRange range;
-};
-/// Calls body(row) for the rows of this warp.
-template <class T, class Body>
-__device__ __forceinline__ void for_each_query(const Sequences& sequences, const Heads<T>& q,
-                                               const Body& body) {
-  for (std::int64_t r = thread_index() / warp_lanes; r < q.tokens * q.heads; r += grid_threads() / warp_lanes)
-    body(QueryRow{r / q.heads, static_cast<int>(r % q.heads),
-                  find_sequence(sequences, static_cast<int>(r / q.heads))});
-}
-
-/// Calls body(key) in all lanes for the keys that a query sees, 32 at a time: each lane has a key, counted in
-/// the batch, or -1. A row outside all sequences, whose masks are 0, sees none.
-template <class Body>
-__device__ void for_seen_keys(const SelectedOptions& options, std::int64_t tokens, int heads,
-                              const QueryRow& row, const Body& body) {
-  const auto& [query, head, range] = row;
-  const int used = landmarks_of(range.length, options.size.segments),
-            words = selection_words(options.size.segments), most = most_segment_keys(options.size, heads),
-            lane = lane_of_thread();
-  for (int word = 0; word * segments_per_word < used; ++word) {
-    const auto mask =
-        static_cast<unsigned>(options.masks[(std::int64_t{head} * words + word) * tokens + query]);
-    if (mask == 0) continue;
-    const int segment = word * segments_per_word + lane;
-    SegmentKeys keys{0, 0, 0};
-    if ((mask >> lane & 1) != 0) keys = segment_keys(segment, range.length, used, most);
-    int end = keys.taken;  // keys of the lanes up to this one
-    for (int step = 1; step < warp_lanes; step *= 2) {
-      const int below = __shfl_up_sync(all_lanes, end, step);
-      if (lane >= step) end += below;
-    }
-    const int total = __shfl_sync(all_lanes, end, warp_lanes - 1);
-    for (int first = 0; first < total; first += warp_lanes) {
-      const int index = first + lane;
-      int owner = 0;  // the first lane whose keys end behind the index
-      for (int step = warp_lanes / 2; step > 0; step /= 2)
-        if (__shfl_sync(all_lanes, end, owner + step - 1) <= index) owner += step;
-      const SegmentKeys found{__shfl_sync(all_lanes, keys.first, owner),
-                              __shfl_sync(all_lanes, keys.count, owner),
-                              __shfl_sync(all_lanes, keys.taken, owner)};
-      const int start = __shfl_sync(all_lanes, end, owner) - found.taken;
-      body(index < total ? range.begin + found.key(index - start) : -1);
-    }
-  }
 }
 
 /// sums[c] = decay sums[c] + sum over the lanes of their factor times row(lane)[c]; a lane without a row has
@@ -130,16 +71,6 @@ __global__ void __launch_bounds__(query_threads)
     if (lane_of_thread() == 0) lse[head * in.q.tokens + row.query] = top + std::log(total);
   });
 }
-
-/// What both backward kernels read.
-template <class T>
-struct BackwardInputs {
-  AttentionInputs<T> in;
-  SelectedOptions options;
-  SoftmaxResult<T> result;
-  Heads<const T> dout;
-  Accumulate<T>* products;  ///< dout . out, [heads, tokens]
-};
 
 /// dq, and the products of dout and out.
 template <class T>
@@ -203,31 +134,22 @@ __global__ void __launch_bounds__(key_threads)
   extern __shared__ double memory[];
   __shared__ int seen[key_threads];
   const AttentionInputs<T>& in = inputs.in;
-  const int segments = inputs.options.size.segments, heads = in.q.heads, width = in.q.width;
+  const int heads = in.q.heads, width = in.q.width;
   A* const key_sums = reinterpret_cast<A*>(memory) + 2 * warp_of_block() * width;
   A* const value_sums = key_sums + width;
-  const std::int64_t tasks = sequences.count * heads * segments * parts;
-  for (std::int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const int part = static_cast<int>(task % parts), segment = static_cast<int>(task / parts % segments),
-              head = static_cast<int>(task / parts / segments % heads);
-    const SequenceRange range = sequence_range(sequences, static_cast<int>(task / parts / segments / heads));
-    const int used = landmarks_of(range.length, segments);
-    if (segment >= used) continue;
-    const SegmentKeys keys =
-        segment_keys(segment, range.length, used, most_segment_keys(inputs.options.size, heads));
-    const int index = part * key_warps + warp_of_block();
+  const std::int64_t tasks = sequences.count * heads * inputs.options.size.segments * parts;
+  for (std::int64_t index = blockIdx.x; index < tasks; index += gridDim.x) {
+    const KeyTask task = key_task(sequences, inputs.options, in.q.tokens, heads, parts, index);
+    const auto& [range, keys, head, part, masks, bit] = task;
     if (part * key_warps >= keys.taken) continue;
-    const bool has_key = index < keys.taken;
-    const int key = range.begin + (has_key ? keys.key(index) : 0);
-    const std::int32_t* const masks =
-        inputs.options.masks +
-        (std::int64_t{head} * selection_words(segments) + segment / segments_per_word) * in.q.tokens;
+    const int place_of_key = part * key_warps + warp_of_block();
+    const bool has_key = place_of_key < keys.taken;
+    const int key = range.begin + (has_key ? keys.key(place_of_key) : 0);
     const A scale = static_cast<A>(inputs.options.scale);
     clear_row(key_sums, width);
     clear_row(value_sums, width);
     for (int first = 0; first < range.length; first += key_threads) {
-      const int count = gather_queries(masks, range.begin + first, range.begin + range.length,
-                                       segment % segments_per_word, seen);
+      const int count = gather_queries(masks, range.begin + first, range.begin + range.length, bit, seen);
       for (int base = 0; has_key && base < count; base += warp_lanes) {
         const int query = base + lane_of_thread() < count ? seen[base + lane_of_thread()] : -1;
         A weight = 0, slope = 0;
@@ -272,6 +194,10 @@ void selected_attention_forward(Cuda& cuda, const Sequences& sequences, const At
                                 const SelectedOptions& options, Heads<T> out, Accumulate<T>* lse) {
   const std::int64_t rows = in.q.tokens * in.q.heads;
   if (rows == 0) return;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (fits_packed_selection(in.q, in.k, in.v, out))
+      return selected_attention_forward_packed(cuda, sequences, in, options, out, lse);
+  }
   attend<T>
       <<<grid_for(cuda, rows * warp_lanes, query_threads, 16), query_threads,
          sums_bytes<Accumulate<T>>(query_warps, in.q.width), cuda.stream>>>(sequences, in, options, out, lse);
@@ -285,6 +211,11 @@ void selected_attention_backward(Cuda& cuda, const Sequences& sequences, const A
   using A = Accumulate<T>;
   const std::int64_t rows = in.q.tokens * in.q.heads;
   if (rows == 0) return;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    const auto& [dq, dk, dv] = gradients;
+    if (fits_packed_selection(in.q, in.k, in.v, dout, result.out, dq, dk, dv))
+      return selected_attention_backward_packed(cuda, sequences, in, options, result, dout, gradients);
+  }
   const Scratch<A> products(cuda, rows);
   const BackwardInputs<T> inputs{in, options, result, dout, products.data()};
   differentiate_queries<T>
@@ -294,10 +225,7 @@ void selected_attention_backward(Cuda& cuda, const Sequences& sequences, const A
   clear_rows<T><<<grid_for(cuda, rows * in.q.width, key_threads), key_threads, 0, cuda.stream>>>(gradients.dk,
                                                                                                  gradients.dv);
   check_launch("selected_attention_backward");
-  // no segment has more keys than the longest sequence's largest
-  const std::int64_t largest = sequences.longest / options.size.segments + 1,
-                     taken = std::min<std::int64_t>(largest, most_segment_keys(options.size, in.q.heads));
-  const int parts = static_cast<int>((taken + key_warps - 1) / key_warps);
+  const int parts = key_parts(sequences, options.size, in.q.heads, key_warps);
   const std::int64_t tasks = sequences.count * in.q.heads * options.size.segments * parts;
   if (tasks == 0) return;
   differentiate_keys<T>
