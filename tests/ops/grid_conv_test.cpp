@@ -43,7 +43,8 @@ OpCase case_of(const std::vector<int>& lengths, const Channels& channels) {
           .reduction_length = 9 * channels.inputs + layout.tokens() * channels.width};
 }
 
-/// Outputs that fill the kernels' groups and that do not; pictures of one token and of one column.
+/// Outputs that fill the kernels' groups and that do not; pictures of one token and of one column. Rows of 8
+/// columns lie in packs, tiles have 16 channels, 8 tokens and 64 columns.
 TEST(GridConv, channels_columns_and_ragged_lengths) {
   std::vector<OpCase> cases;
   for (const std::vector<int>& lengths : {std::vector{1}, std::vector{3, 0, 2}, std::vector{35, 1}})
@@ -51,6 +52,11 @@ TEST(GridConv, channels_columns_and_ragged_lengths) {
       cases.push_back(case_of(lengths, channels));
   cases.push_back(case_of({4, 3}, {4, 4, 33}));
   cases.push_back(case_of({2}, {18, 9, 3}));
+  cases.push_back(case_of({1, 2}, {1, 1, 8}));
+  cases.push_back(case_of({20, 1, 0, 9}, {4, 3, 16}));
+  cases.push_back(case_of({67}, {3, 2, 72}));
+  cases.push_back(case_of({3, 8}, {18, 33, 8}));
+  cases.push_back(case_of({5, 2}, {16, 16, 128}));
   check(cases);
 }
 
@@ -77,21 +83,26 @@ TEST(GridConv, of_no_tokens_is_empty) {
 }
 
 /// A sequence ends before the unused rows of a batch, and they get zeros and no gradient.
-TEST(GridConv, unused_capacity_is_zero) {
+void expect_zeros_behind_sequences(DType dtype, Device device) {
   const SequenceLayout exact = layout_of({3, 4}, 8),
                        roomy =
                            make_layout(arrange_sequences({0, 3, 7}, {0, 1, 2, 0, 1, 2, 3}, {40, 41}, 8, 11));
+  const Tensor x = leaf(tensor_of(normal_array({11, 2, 8}, 225), dtype, device)),
+               weight = leaf(tensor_of(normal_array({3, 2, 3, 3}, 226), DType::float32, device)),
+               bias = leaf(tensor_of(normal_array({3}, 227), DType::float32, device));
+  const Tensor y = grid_conv(x, weight, bias, on(x, roomy)),
+               plain = grid_conv(slice(x.detach(), 0, 0, 7), weight, bias, on(x, exact));
+  EXPECT_EQ(array_of(slice(y.detach(), 0, 0, 7)).values, array_of(plain).values) << dtype;
+  EXPECT_EQ(array_of(slice(y.detach(), 0, 7, 4)).values, std::vector<double>(96, 0)) << dtype;
+  backward(sum(y));
+  EXPECT_EQ(array_of(slice(gradient_of(x), 0, 7, 4)).values, std::vector<double>(64, 0)) << dtype;
+  EXPECT_EQ(array_of(gradient_of(bias)).values, std::vector<double>(3, 56)) << dtype;
+}
+
+TEST(GridConv, unused_capacity_is_zero) {
   for (const Device device : test_devices()) {
-    const Tensor x = leaf(tensor_of(normal_array({11, 2, 5}, 225), DType::float32, device)),
-                 weight = leaf(tensor_of(normal_array({3, 2, 3, 3}, 226), DType::float32, device)),
-                 bias = leaf(tensor_of(normal_array({3}, 227), DType::float32, device));
-    const Tensor y = grid_conv(x, weight, bias, on(x, roomy)),
-                 plain = grid_conv(slice(x.detach(), 0, 0, 7), weight, bias, on(x, exact));
-    EXPECT_EQ(slice(y.detach(), 0, 0, 7).to_vector<float>(), plain.to_vector<float>());
-    EXPECT_EQ(slice(y.detach(), 0, 7, 4).to_vector<float>(), std::vector<float>(60, 0));
-    backward(sum(y));
-    EXPECT_EQ(slice(gradient_of(x), 0, 7, 4).to_vector<float>(), std::vector<float>(40, 0));
-    EXPECT_EQ(gradient_of(bias).to_vector<float>(), std::vector<float>(3, 35));
+    expect_zeros_behind_sequences(DType::float32, device);
+    if (device.type == DeviceType::cuda) expect_zeros_behind_sequences(DType::bfloat16, device);
   }
 }
 

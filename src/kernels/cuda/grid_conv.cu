@@ -1,9 +1,9 @@
 // Convolution over tokens and columns. A thread makes 8 outputs of one place at a time, with the filters of 16
 // inputs in shared memory. The filters' gradients: a warp takes one input, four outputs and a chunk of tokens,
-// and chunks are added in order. Deterministic.
+// and chunks are added in order. Deterministic. bfloat16 rows in packs go to grid_conv_tiles.cu.
 #include <algorithm>
 
-#include "kernels/cuda/heads.cuh"
+#include "kernels/cuda/grid_conv_tiles.h"
 #include "kernels/cuda/partial_sums.h"
 #include "kernels/cuda/ragged.cuh"
 #include "kernels/grid_conv.h"
@@ -143,7 +143,6 @@ template <class T>
 void launch_filters(Cuda& cuda, const Sequences& sequences, const Heads<const T>& x,
                     const GridFilters<Accumulate<T>>& filters, const Accumulate<T>* bias, T* y) {
   const std::int64_t places = x.tokens * x.width;
-  if (places * filters.outputs == 0) return;
   filter_places<T><<<grid_for(cuda, places, threads_per_block), threads_per_block, 0, cuda.stream>>>(
       sequences, x, filters, bias, y);
   check_launch("grid_conv");
@@ -154,6 +153,11 @@ void launch_filters(Cuda& cuda, const Sequences& sequences, const Heads<const T>
 template <class T>
 void grid_conv_forward(Cuda& cuda, const Sequences& sequences, Heads<const T> x,
                        const GridFilters<Accumulate<T>>& filters, const Accumulate<T>* bias, T* y) {
+  if (x.tokens * x.width * filters.outputs == 0) return;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (fits_conv_tiles(x) && is_aligned(16, y))
+      return filter_tiled(cuda, sequences, x, filters, false, bias, y);
+  }
   launch_filters(cuda, sequences, x, filters, bias, y);
 }
 
@@ -163,7 +167,15 @@ void grid_conv_backward(Cuda& cuda, const Sequences& sequences, Heads<const T> x
                         const GridGradients<T, Accumulate<T>>& gradients) {
   using A = Accumulate<T>;
   const std::int64_t weights = std::int64_t{filters.outputs} * filters.inputs * grid_taps;
-  if (weights == 0 || x.tokens == 0) return;
+  if (weights == 0 || x.tokens * x.width == 0) return;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (fits_conv_tiles(x) && fits_conv_tiles(dy) && is_aligned(16, gradients.dx)) {
+      if (gradients.dx != nullptr) filter_tiled(cuda, sequences, dy, filters, true, nullptr, gradients.dx);
+      if (gradients.dweight != nullptr)
+        sum_filters_tiled(cuda, sequences, x, dy, gradients.dweight, gradients.dbias);
+      return;
+    }
+  }
   if (gradients.dx != nullptr) {
     const Scratch<A> turned(cuda, weights);
     turn_filters<A><<<grid_for(cuda, weights, threads_per_block), threads_per_block, 0, cuda.stream>>>(
