@@ -151,8 +151,10 @@ Tensor sequence_first(const Tensor& x, const SequenceLayout& layout);
 Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const SequenceLayout& layout);
 /// Convolution with 3 x 3 filters over the tokens of each sequence and the columns of x [tokens, channels,
 /// columns], with zeros beyond the borders: weight [outputs, channels, 3 tokens, 3 columns], bias [outputs] or
-/// undefined -> [tokens, outputs, columns]. Cost tokens * columns * 9 * channels * outputs.
-Tensor grid_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, const SequenceLayout& layout);
+/// undefined -> [tokens, outputs, columns]. With `of_relu` that of relu(x), without keeping it. Cost
+/// tokens * columns * 9 * channels * outputs.
+Tensor grid_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, const SequenceLayout& layout,
+                 bool of_relu = false);
 /// Where tokens stand, whatever the length: the rows of a unit matrix of `width`, stretched linearly over each
 /// sequence, so that row t has 1 - |x - c| in the columns c next to x = place_t (width - 1) / (length - 1), and
 /// 0 elsewhere -> [tokens, heads, width] of type `dtype`, equal for all heads. Not differentiable.

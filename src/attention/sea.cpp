@@ -75,16 +75,18 @@ class SeaAttention final : public Attention {
     const double keys = std::min(length, static_cast<double>(config.keys));
     return length * heads * (predictor + convolutions + 2 * width * keys + segments);
   }
-  /// Features of queries and keys, the pictures that the convolutions read and their activations, the weights.
+  /// Features of queries and keys, the pictures that the convolutions read, the weights.
   static double kept_numbers(const Config& config, const AttentionShape& shape, double length) {
     const double numbers = 2.5 * static_cast<double>(config.feature_count(shape.head_width)) +
-                           static_cast<double>((5 * config.channels + 1) * config.segments);
+                           static_cast<double>((3 * config.channels + 1) * config.segments);
     return length * static_cast<double>(shape.heads) * numbers;
   }
 
  private:
   /// A softmax over columns does not see a bias.
   enum class HasBias { no, yes };
+  /// What is convolved: the picture, or its relu, which is not kept.
+  enum class Of { picture, relu };
   /// 3 x 3, over tokens and columns.
   class Convolution {
    public:
@@ -94,8 +96,8 @@ class SeaAttention final : public Attention {
       weight_ = &scope.parameter("weight", {outputs, inputs, 3, 3}, start);
       if (has_bias == HasBias::yes) bias_ = &scope.parameter("bias", {outputs}, start);
     }
-    Tensor operator()(const Tensor& x, const SequenceLayout& layout) const {
-      return grid_conv(x, weight_->value, bias_ != nullptr ? bias_->value : Tensor(), layout);
+    Tensor operator()(const Tensor& x, const SequenceLayout& layout, Of of = Of::picture) const {
+      return grid_conv(x, weight_->value, bias_ != nullptr ? bias_->value : Tensor(), layout, of == Of::relu);
     }
 
    private:
@@ -120,9 +122,9 @@ class SeaAttention final : public Attention {
   Tensor estimated_weights(const Tensor& summary, const SequenceLayout& layout) const {
     const std::int64_t tokens = summary.size(0), heads = summary.size(1);
     Tensor picture = reshape(decoder_(summary), {tokens, heads * config_.channels, config_.segments});
-    picture = relu(convolutions_[0](picture, layout));
-    picture = relu(convolutions_[1](picture, layout));
-    return softmax_over_landmarks(convolutions_[2](picture, layout), layout);
+    picture = convolutions_[0](picture, layout);
+    picture = convolutions_[1](picture, layout, Of::relu);
+    return softmax_over_landmarks(convolutions_[2](picture, layout, Of::relu), layout);
   }
 
   /// The values' average under the mean estimate of all queries, [sequences, heads, 1, head width].

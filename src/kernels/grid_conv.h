@@ -14,6 +14,7 @@ template <class A>
 struct GridFilters {
   const A* weight;
   int outputs, inputs;
+  bool of_relu = false;  ///< the picture is relu(x), which nobody stores
 };
 
 /// y[t, o, j] = bias[o] + sum over i, a, b of weight[o, i, a, b] x[t + a - 1, i, j + b - 1]; zeros outside all
@@ -26,8 +27,8 @@ template <class T>
 void grid_conv_forward(Cuda&, const Sequences& sequences, Heads<const T> x,
                        const GridFilters<Accumulate<T>>& filters, const Accumulate<T>* bias, T* y);
 
-/// Where gradients go; null ones are skipped. dx is packed and overwritten; dweight and dbias, null together,
-/// are added to.
+/// Where gradients go; null ones are skipped. dx, of x also with `of_relu`, is packed and overwritten; dweight
+/// and dbias, null together, are added to.
 template <class T, class A>
 struct GridGradients {
   T* dx;

@@ -4,7 +4,8 @@
 
 namespace tern {
 
-Tensor grid_conv(const Tensor& input, const Tensor& weight, const Tensor& bias, const SequenceLayout& layout) {
+Tensor grid_conv(const Tensor& input, const Tensor& weight, const Tensor& bias, const SequenceLayout& layout,
+                 bool of_relu) {
   require_floating("grid_conv", input);
   require(input.rank() == 3 && input.size(0) == layout.tokens() && weight.rank() == 4 &&
               weight.size(1) == input.size(1) && weight.size(2) == 3 && weight.size(3) == 3 &&
@@ -20,9 +21,9 @@ Tensor grid_conv(const Tensor& input, const Tensor& weight, const Tensor& bias, 
   const Tensor x = with_unit_width(input), filters = contiguous_constant(weight),
                added = bias.defined() ? contiguous_constant(bias) : Tensor();
   const Tensor y = empty({x.size(0), weight.size(0), x.size(2)}, x.dtype(), x.device());
-  const auto filters_of = [filters]<class A>() {
+  const auto filters_of = [filters, of_relu]<class A>() {
     return kernels::GridFilters<A>{filters.data<A>(), static_cast<int>(filters.size(0)),
-                                   static_cast<int>(filters.size(1))};
+                                   static_cast<int>(filters.size(1)), of_relu};
   };
   dispatch(x, [&]<class T>(auto& device, Type<T>) {
     using A = Accumulate<T>;

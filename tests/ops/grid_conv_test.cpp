@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "support/devices.h"
 #include "support/op_case.h"
 #include "support/thrown_error.h"
@@ -6,11 +8,13 @@
 namespace tern::test {
 namespace {
 
-/// y[t, o, j] = bias[o] + sum of weight[o, i, a, b] x[t + a - 1, i, j + b - 1], border by border.
-Array convolved(const Arrays& in, const SequenceLayout& layout) {
+/// y[t, o, j] = bias[o] + sum of weight[o, i, a, b] x[t + a - 1, i, j + b - 1], border by border; of relu(x)
+/// with `of_relu`.
+Array convolved(const Arrays& in, const SequenceLayout& layout, bool of_relu = false) {
   const Array &x = in[0], &weight = in[1], &bias = in[2];
   const std::int64_t inputs = x.size(1), width = x.size(2), outputs = weight.size(0);
   const auto offsets = layout.offsets.to_vector<std::int32_t>();
+  const auto value_of = [of_relu](double value) { return of_relu ? std::max(value, 0.0) : value; };
   Array y({x.size(0), outputs, width});
   for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
     for (std::int64_t t = offsets[s]; t < offsets[s + 1]; ++t)
@@ -21,26 +25,33 @@ Array convolved(const Arrays& in, const SequenceLayout& layout) {
         for (std::int64_t term = 0; term < inputs * 9; ++term) {
           const std::int64_t i = term / 9, row = t + term % 9 / 3 - 1, column = j + term % 3 - 1;
           if (row >= offsets[s] && row < offsets[s + 1] && column >= 0 && column < width)
-            total += weight[(o * inputs + i) * 9 + term % 9] * x[(row * inputs + i) * width + column];
+            total += weight[(o * inputs + i) * 9 + term % 9] * value_of(x[(row * inputs + i) * width + column]);
         }
       }
   return y;
 }
 
+/// Differences shall not cross the bend of relu.
+Array away_from_zero(Array x) {
+  for (double& value : x.values) value += value < 0 ? -0.1 : 0.1;
+  return x;
+}
+
 struct Channels {
   std::int64_t inputs, outputs, width;
 };
-OpCase case_of(const std::vector<int>& lengths, const Channels& channels) {
+OpCase case_of(const std::vector<int>& lengths, const Channels& channels, bool of_relu = false) {
   const SequenceLayout layout = layout_of(lengths, 200);
-  return {.name = format_text("grid_conv of {}, {} -> {} channels, {} columns", lengths, channels.inputs,
-                              channels.outputs, channels.width),
-          .inputs = {normal_array({layout.tokens(), channels.inputs, channels.width}, 220),
-                     normal_array({channels.outputs, channels.inputs, 3, 3}, 221),
-                     normal_array({channels.outputs}, 222)},
-          .function = one_result([layout](auto x) { return grid_conv(x[0], x[1], x[2], on(x[0], layout)); }),
-          .reference = one_array([layout](const Arrays& x) { return convolved(x, layout); }),
-          .parameters = {1, 2},
-          .reduction_length = 9 * channels.inputs + layout.tokens() * channels.width};
+  return {
+      .name = format_text("grid_conv of {}, {} -> {} channels, {} columns, {}", lengths, channels.inputs,
+                          channels.outputs, channels.width, of_relu ? "of relu" : "plain"),
+      .inputs = {away_from_zero(normal_array({layout.tokens(), channels.inputs, channels.width}, 220)),
+                 normal_array({channels.outputs, channels.inputs, 3, 3}, 221),
+                 normal_array({channels.outputs}, 222)},
+      .function = one_result([=](auto x) { return grid_conv(x[0], x[1], x[2], on(x[0], layout), of_relu); }),
+      .reference = one_array([=](const Arrays& x) { return convolved(x, layout, of_relu); }),
+      .parameters = {1, 2},
+      .reduction_length = 9 * channels.inputs + layout.tokens() * channels.width};
 }
 
 /// Outputs that fill the kernels' groups and that do not; pictures of one token and of one column. Rows of 8
@@ -58,6 +69,12 @@ TEST(GridConv, channels_columns_and_ragged_lengths) {
   cases.push_back(case_of({3, 8}, {18, 33, 8}));
   cases.push_back(case_of({5, 2}, {16, 16, 128}));
   check(cases);
+}
+
+TEST(GridConv, takes_the_relu_of_its_input) {
+  check({case_of({1}, {1, 1, 1}, true), case_of({3, 0, 2}, {3, 5, 7}, true), case_of({35, 1}, {2, 3, 2}, true),
+         case_of({1, 2}, {1, 1, 8}, true), case_of({67}, {3, 2, 72}, true), case_of({3, 8}, {18, 33, 8}, true),
+         case_of({5, 2}, {16, 16, 128}, true)});
 }
 
 TEST(GridConv, a_bias_may_be_left_out) {

@@ -24,17 +24,21 @@ struct FramedRows {
   /// The row of token `offset` - 1 of the chunk, from the column of zeros on.
   T* row(int offset, int channel) const { return data + (offset * channels + channel) * stride; }
 
-  void fill(const AttentionTask& task, const Heads<const T>& x) const {
+  /// Copies x, or relu(x).
+  void fill(const AttentionTask& task, const Heads<const T>& x, bool of_relu) const {
     for (int offset = 0; offset < static_cast<int>(task.count) + 2; ++offset) {
       const std::int64_t token = task.first + offset - 1;
       const bool is_there = token >= task.begin && token < task.end;
       for (int c = 0; c < channels; ++c) {
         T* const to = row(offset, c);
         to[0] = to[stride - 1] = 0;
-        if (is_there)
-          std::copy(x.row(token, c), x.row(token, c) + x.width, to + 1);
-        else
+        if (!is_there)
           std::fill(to, to + stride, T(0));
+        else if (of_relu)
+          std::transform(x.row(token, c), x.row(token, c) + x.width, to + 1,
+                         [](T value) { return value <= 0 ? T(0) : value; });
+        else
+          std::copy(x.row(token, c), x.row(token, c) + x.width, to + 1);
       }
     }
   }
@@ -64,10 +68,11 @@ void add_filtered(const T* const (&x)[3], const T* weight, std::int64_t stride, 
   }
 }
 
-/// y of one sequence's chunk. A null bias stands for zeros.
+/// y of one sequence's chunk. A null bias stands for zeros. y is 0 where `before`, if it is not null, is not
+/// positive: the gradient of a relu.
 template <class T>
 void filter_chunk(const AttentionTask& task, const FramedRows<T>& x, const GridFilters<T>& filters,
-                  const T* bias, const Heads<T>& y) {
+                  const T* bias, const Heads<const T>* before, const Heads<T>& y) {
   constexpr int group = 4;
   const std::int64_t stride = std::int64_t{filters.inputs} * grid_taps;
   for (int t = 0; t < static_cast<int>(task.count); ++t)
@@ -86,19 +91,23 @@ void filter_chunk(const AttentionTask& task, const FramedRows<T>& x, const GridF
         else
           for (int i = 0; i < count; ++i) add_filtered<1>(from, weight + i * stride, stride, y.width, rows + i);
       }
+      for (int i = 0; i < count && before != nullptr; ++i) {
+        const T* const value = before->row(task.first + t, o + i);
+        for (int j = 0; j < y.width; ++j) rows[i][j] = value[j] <= 0 ? T(0) : rows[i][j];
+      }
     }
 }
 
 template <class T>
 void filter_rows(const Sequences& sequences, const Heads<const T>& x, const GridFilters<T>& filters,
-                 const T* bias, const Heads<T>& y) {
+                 const T* bias, const Heads<const T>* before, const Heads<T>& y) {
   clear_unused(sequences, y);
   const AttentionTasks tasks(sequences, 1, token_rule);
   parallel_for(tasks.count(), 1, [&](std::int64_t index) {
     const AttentionTask task = tasks[index];
     const auto rows = thread_scratch<FramedRows<T>>(static_cast<int>(task.count), x.heads, x.width);
-    rows.fill(task, x);
-    filter_chunk(task, rows, filters, bias, y);
+    rows.fill(task, x, filters.of_relu);
+    filter_chunk(task, rows, filters, bias, before, y);
   });
 }
 
@@ -138,7 +147,8 @@ void sum_chunk(const AttentionTask& task, const FramedRows<T>& x, const GridFilt
 template <class T, Isa isa>
 void grid_conv_forward(Cpu<isa>&, const Sequences& sequences, Heads<const T> x, const GridFilters<T>& filters,
                        const T* bias, T* y) {
-  filter_rows(sequences, x, filters, bias, packed(y, x.tokens, filters.outputs, x.width));
+  filter_rows(sequences, x, filters, bias, static_cast<const Heads<const T>*>(nullptr),
+              packed(y, x.tokens, filters.outputs, x.width));
 }
 
 template <class T, Isa isa>
@@ -154,7 +164,7 @@ void grid_conv_backward(Cpu<isa>&, const Sequences& sequences, Heads<const T> x,
           turned[(std::int64_t{i} * outputs + o) * grid_taps + grid_taps - 1 - tap] =
               filters.weight[(std::int64_t{o} * inputs + i) * grid_taps + tap];
     filter_rows(sequences, dy, {turned.data(), inputs, outputs}, static_cast<const T*>(nullptr),
-                packed(gradients.dx, x.tokens, inputs, x.width));
+                filters.of_relu ? &x : nullptr, packed(gradients.dx, x.tokens, inputs, x.width));
   }
   if (gradients.dweight == nullptr) return;
   const AttentionTasks tasks(sequences, 1, token_rule);
@@ -162,7 +172,7 @@ void grid_conv_backward(Cpu<isa>&, const Sequences& sequences, Heads<const T> x,
   parallel_for(tasks.count(), 1, [&](std::int64_t index) {
     const AttentionTask task = tasks[index];
     const auto rows = thread_scratch<FramedRows<T>>(static_cast<int>(task.count), x.heads, x.width);
-    rows.fill(task, x);
+    rows.fill(task, x, filters.of_relu);
     sum_chunk(task, rows, filters, dy, partial.data() + index * sums);
   });
   for (std::int64_t index = 0; index < tasks.count(); ++index) {

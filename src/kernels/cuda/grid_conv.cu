@@ -15,13 +15,15 @@ constexpr int threads_per_block = 256, block_warps = threads_per_block / warp_la
 constexpr int thread_outputs = 8, staged_inputs = 16;
 constexpr int warp_outputs = 4, chunk_tokens = 64;
 
-/// The element (token, channel, column), or 0 beyond the borders of the sequence and of the columns.
+/// The element (token, channel, column) or its relu, 0 beyond the borders of the sequence and of the columns.
 template <class T>
-__device__ __forceinline__ Accumulate<T> element_or_zero(const Heads<const T>& x, const SequenceRange& range,
-                                                         int token, int channel, int column) {
+__device__ __forceinline__ Accumulate<T> element_or_zero(const Heads<const T>& x, bool of_relu,
+                                                         const SequenceRange& range, int token, int channel,
+                                                         int column) {
   const bool is_there =
       token >= range.begin && token < range.begin + range.length && column >= 0 && column < x.width;
-  return is_there ? to_accumulate(row_of(x, token, channel)[column]) : Accumulate<T>(0);
+  const Accumulate<T> value = is_there ? to_accumulate(row_of(x, token, channel)[column]) : Accumulate<T>(0);
+  return of_relu && value <= 0 ? Accumulate<T>(0) : value;
 }
 
 /// Filters of some outputs and inputs in shared memory, 0 for those that are not there.
@@ -39,11 +41,12 @@ __device__ __forceinline__ void stage_filters(const GridFilters<A>& filters, int
   __syncthreads();
 }
 
-/// A thread takes place p, which is token p / width and column p % width; a block goes on together.
+/// A thread takes place p, which is token p / width and column p % width; a block goes on together. y is 0
+/// where `before`, if it has data, is not positive: the gradient of a relu.
 template <class T>
 __global__ void __launch_bounds__(threads_per_block)
     filter_places(Sequences sequences, Heads<const T> x, GridFilters<Accumulate<T>> filters,
-                  const Accumulate<T>* bias, T* y) {
+                  const Accumulate<T>* bias, Heads<const T> before, T* y) {
   using A = Accumulate<T>;
   __shared__ A staged[staged_inputs][grid_taps][thread_outputs];
   const std::int64_t places = x.tokens * x.width, step = std::int64_t{gridDim.x} * threads_per_block;
@@ -65,16 +68,20 @@ __global__ void __launch_bounds__(threads_per_block)
         for (int c = 0; c < inputs; ++c)
 #pragma unroll
           for (int tap = 0; tap < grid_taps; ++tap) {
-            const A value = element_or_zero(x, range, token + tap / 3 - 1, input + c, column + tap % 3 - 1);
+            const A value = element_or_zero(x, filters.of_relu, range, token + tap / 3 - 1, input + c,
+                                            column + tap % 3 - 1);
 #pragma unroll
             for (int o = 0; o < thread_outputs; ++o) sums[o] += staged[c][tap][o] * value;
           }
       }
 #pragma unroll
       for (int o = 0; o < thread_outputs; ++o)
-        if (is_place && output + o < filters.outputs)
+        if (is_place && output + o < filters.outputs) {
+          const bool passes = is_used && (before.data == nullptr ||
+                                          !(to_accumulate(row_of(before, token, output + o)[column]) <= 0));
           y[(std::int64_t{token} * filters.outputs + output + o) * x.width + column] =
-              from_accumulate<T>(is_used ? sums[o] : A(0));
+              from_accumulate<T>(passes ? sums[o] : A(0));
+        }
     }
   }
 }
@@ -94,7 +101,7 @@ __global__ void __launch_bounds__(threads_per_block) turn_filters(GridFilters<A>
 /// does what its number says: chunk, outputs, input.
 template <class T>
 __global__ void __launch_bounds__(threads_per_block)
-    sum_chunks(Sequences sequences, Heads<const T> x, Heads<const T> dy, std::int64_t chunks,
+    sum_chunks(Sequences sequences, Heads<const T> x, bool of_relu, Heads<const T> dy, std::int64_t chunks,
                Accumulate<T>* partial) {
   using A = Accumulate<T>;
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes, inputs = x.heads, outputs = dy.heads;
@@ -118,8 +125,8 @@ __global__ void __launch_bounds__(threads_per_block)
       }
 #pragma unroll
       for (int tap = 0; tap < grid_taps; ++tap) {
-        const A value =
-            element_or_zero(x, range, static_cast<int>(token) + tap / 3 - 1, input, column + tap % 3 - 1);
+        const A value = element_or_zero(x, of_relu, range, static_cast<int>(token) + tap / 3 - 1, input,
+                                        column + tap % 3 - 1);
 #pragma unroll
         for (int o = 0; o < warp_outputs; ++o) products[o][tap] += d[o] * value;
       }
@@ -141,10 +148,11 @@ __global__ void __launch_bounds__(threads_per_block)
 
 template <class T>
 void launch_filters(Cuda& cuda, const Sequences& sequences, const Heads<const T>& x,
-                    const GridFilters<Accumulate<T>>& filters, const Accumulate<T>* bias, T* y) {
+                    const GridFilters<Accumulate<T>>& filters, const Accumulate<T>* bias,
+                    const Heads<const T>& before, T* y) {
   const std::int64_t places = x.tokens * x.width;
   filter_places<T><<<grid_for(cuda, places, threads_per_block), threads_per_block, 0, cuda.stream>>>(
-      sequences, x, filters, bias, y);
+      sequences, x, filters, bias, before, y);
   check_launch("grid_conv");
 }
 
@@ -155,10 +163,9 @@ void grid_conv_forward(Cuda& cuda, const Sequences& sequences, Heads<const T> x,
                        const GridFilters<Accumulate<T>>& filters, const Accumulate<T>* bias, T* y) {
   if (x.tokens * x.width * filters.outputs == 0) return;
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (fits_conv_tiles(x) && is_aligned(16, y))
-      return filter_tiled(cuda, sequences, x, filters, false, bias, y);
+    if (fits_conv_tiles(x) && is_aligned(16, y)) return filter_tiled(cuda, sequences, x, filters, bias, y);
   }
-  launch_filters(cuda, sequences, x, filters, bias, y);
+  launch_filters(cuda, sequences, x, filters, bias, {}, y);
 }
 
 template <class T>
@@ -170,9 +177,9 @@ void grid_conv_backward(Cuda& cuda, const Sequences& sequences, Heads<const T> x
   if (weights == 0 || x.tokens * x.width == 0) return;
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (fits_conv_tiles(x) && fits_conv_tiles(dy) && is_aligned(16, gradients.dx)) {
-      if (gradients.dx != nullptr) filter_tiled(cuda, sequences, dy, filters, true, nullptr, gradients.dx);
+      if (gradients.dx != nullptr) filter_back_tiled(cuda, sequences, x, filters, dy, gradients.dx);
       if (gradients.dweight != nullptr)
-        sum_filters_tiled(cuda, sequences, x, dy, gradients.dweight, gradients.dbias);
+        sum_filters_tiled(cuda, sequences, x, filters.of_relu, dy, gradients.dweight, gradients.dbias);
       return;
     }
   }
@@ -182,7 +189,7 @@ void grid_conv_backward(Cuda& cuda, const Sequences& sequences, Heads<const T> x
         filters, turned.data());
     check_launch("turn_filters");
     const GridFilters<A> back{turned.data(), filters.inputs, filters.outputs};
-    launch_filters<T>(cuda, sequences, dy, back, nullptr, gradients.dx);
+    launch_filters<T>(cuda, sequences, dy, back, nullptr, filters.of_relu ? x : Heads<const T>{}, gradients.dx);
   }
   if (gradients.dweight == nullptr) return;
   const std::int64_t chunks = (x.tokens + chunk_tokens - 1) / chunk_tokens,
@@ -190,7 +197,8 @@ void grid_conv_backward(Cuda& cuda, const Sequences& sequences, Heads<const T> x
                      tasks = chunks * groups * filters.inputs;
   const Scratch<A> partial(cuda, chunks * (weights + filters.outputs));
   const auto blocks = static_cast<unsigned>((tasks + block_warps - 1) / block_warps);
-  sum_chunks<T><<<blocks, threads_per_block, 0, cuda.stream>>>(sequences, x, dy, chunks, partial.data());
+  sum_chunks<T><<<blocks, threads_per_block, 0, cuda.stream>>>(sequences, x, filters.of_relu, dy, chunks,
+                                                               partial.data());
   check_launch("grid_conv_backward");
   add_partial_sums(cuda, partial.data(), chunks, gradients.dweight, weights, gradients.dbias,
                    std::int64_t{filters.outputs});

@@ -32,7 +32,7 @@ struct FilterSums {
 
 /// Adds 64 columns of a warp's token. The row of dy at column - 1, column, column + 1 meets the row of x at
 /// `column` for the taps of column + 1, column, column - 1.
-__device__ __forceinline__ void add_columns(const TokenPlace& place, const bfloat16* x_tile,
+__device__ __forceinline__ void add_columns(const TokenPlace& place, bool of_relu, const bfloat16* x_tile,
                                             const bfloat16* dy_tile, FilterSums& sums) {
   constexpr std::uint32_t ones = 0x3F803F80;
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
@@ -57,6 +57,10 @@ __device__ __forceinline__ void add_columns(const TokenPlace& place, const bfloa
       load_matrices(
           b, shared_address(x_tile + ((warp + near) * channels + lane % 8 + lane / 16 * 8) * x_stride + depth +
                             lane / 8 % 2 * 8));
+      if (of_relu) {
+#pragma unroll
+        for (std::uint32_t& pair : b) pair = relu_pair(pair);
+      }
 #pragma unroll
       for (int tap = 0; tap < 3; ++tap) {
         add_product(sums.products[3 * near + tap][0], a[tap], b[0], b[1]);
@@ -105,7 +109,8 @@ static_assert(threads_per_block == channels * channels);
 
 /// Block (x, y, z): chunk of tokens, 16 outputs, 16 inputs.
 __global__ void __launch_bounds__(threads_per_block, 2)
-    sum_filters(Sequences sequences, Heads<const bfloat16> x, Heads<const bfloat16> dy, float* partial) {
+    sum_filters(Sequences sequences, Heads<const bfloat16> x, bool of_relu, Heads<const bfloat16> dy,
+                float* partial) {
   __shared__ __align__(128) bfloat16 x_tile[place_rows * channels * x_stride];
   __shared__ __align__(128) bfloat16 dy_tile[tile_tokens * channels * dy_stride];
   static_assert(sizeof x_tile >= tile_tokens * threads_per_block * sizeof(float));
@@ -125,7 +130,7 @@ __global__ void __launch_bounds__(threads_per_block, 2)
       commit_copies();
       wait_copies<0>();
       __syncthreads();
-      if (place.is_used) add_columns(place, x_tile, dy_tile, sums);
+      if (place.is_used) add_columns(place, of_relu, x_tile, dy_tile, sums);
     }
   }
   const std::int64_t sum_count = std::int64_t{dy.heads} * x.heads * grid_taps + dy.heads;
@@ -134,13 +139,13 @@ __global__ void __launch_bounds__(threads_per_block, 2)
 
 }  // namespace
 
-void sum_filters_tiled(Cuda& cuda, const Sequences& sequences, const Heads<const bfloat16>& x,
+void sum_filters_tiled(Cuda& cuda, const Sequences& sequences, const Heads<const bfloat16>& x, bool of_relu,
                        const Heads<const bfloat16>& dy, float* dweight, float* dbias) {
   const std::int64_t weights = std::int64_t{dy.heads} * x.heads * grid_taps;
   const unsigned chunks = pieces(x.tokens, chunk_tokens);
   const Scratch<float> partial(cuda, chunks * (weights + dy.heads));
   const dim3 grid(chunks, pieces(dy.heads, channels), pieces(x.heads, channels));
-  sum_filters<<<grid, threads_per_block, 0, cuda.stream>>>(sequences, x, dy, partial.data());
+  sum_filters<<<grid, threads_per_block, 0, cuda.stream>>>(sequences, x, of_relu, dy, partial.data());
   check_launch("grid_conv_backward");
   add_partial_sums(cuda, partial.data(), chunks, dweight, weights, dbias, std::int64_t{dy.heads});
 }

@@ -72,19 +72,33 @@ __device__ __forceinline__ bfloat16* place_at(bfloat16* places, int row, int col
   return places + (row * place_columns + column) * place_stride;
 }
 
+struct TileArguments {
+  Sequences sequences;
+  Heads<const bfloat16> x;
+  bool of_relu;  ///< relu(x) is filtered
+  int outputs;
+  const uint4* fragments;
+  const float* bias;
+  Heads<const bfloat16> before;  ///< y is 0 where this, if it has data, is not positive: the gradient of a relu
+  bfloat16* y;
+};
+
 /// Copies 16 channels from `channel` on; a thread turns 8 columns of two channels.
-__device__ __forceinline__ void stage_places(const Heads<const bfloat16>& x, std::int64_t first,
-                                             int tile_column, int channel, bfloat16* places) {
+__device__ __forceinline__ void stage_places(const TileArguments& in, std::int64_t first, int tile_column,
+                                             int channel, bfloat16* places) {
   constexpr int pairs = channels / 2, packs = tile_columns / 8;
+  const Heads<const bfloat16>& x = in.x;
   for (int i = static_cast<int>(threadIdx.x); i < pairs * place_rows * packs; i += threads_per_block) {
     const int pair = i % pairs * 2, row = i / pairs % place_rows, column = i / pairs / place_rows * 8;
     const std::int64_t token = first - 1 + row;
     const Pack<bfloat16, 8> low = load_or_zero(x, token, channel + pair, tile_column + column),
                             high = load_or_zero(x, token, channel + pair + 1, tile_column + column);
 #pragma unroll
-    for (int c = 0; c < 8; ++c)
+    for (int c = 0; c < 8; ++c) {
+      const std::uint32_t both = std::uint32_t{low.item[c].bits} | std::uint32_t{high.item[c].bits} << 16;
       *reinterpret_cast<std::uint32_t*>(place_at(places, row, column + c + 1) + pair) =
-          std::uint32_t{low.item[c].bits} | std::uint32_t{high.item[c].bits} << 16;
+          in.of_relu ? relu_pair(both) : both;
+    }
   }
   for (int i = static_cast<int>(threadIdx.x); i < channels * place_rows * 2; i += threads_per_block) {
     const int own = i % channels, row = i / channels % place_rows;
@@ -93,8 +107,9 @@ __device__ __forceinline__ void stage_places(const Heads<const bfloat16>& x, std
     const int column = is_left ? tile_column - 1 : tile_column + tile_columns;
     const bool is_inside =
         token >= 0 && token < x.tokens && channel + own < x.heads && column >= 0 && column < x.width;
+    const bfloat16 value = is_inside ? row_of(x, token, channel + own)[column] : bfloat16{};
     place_at(places, row, is_left ? 0 : place_columns - 1)[own] =
-        is_inside ? row_of(x, token, channel + own)[column] : bfloat16{};
+        in.of_relu && to_accumulate(value) <= 0 ? bfloat16{} : value;
   }
 }
 
@@ -133,11 +148,12 @@ __device__ __forceinline__ void add_taps(const TokenPlace& place, const Fragment
   }
 }
 
-/// Where the results of a warp's token go.
+/// Results of a token: of `outputs` outputs and `columns` columns from those at y and `before` on.
 struct TokenResults {
-  bfloat16* y;           ///< of output `output` and column `column`
-  int outputs, columns;  ///< there are
-  std::int64_t stride;   ///< between outputs
+  bfloat16* y;
+  const bfloat16* before;
+  int outputs, columns;
+  std::int64_t stride, before_stride;  ///< between outputs
 };
 /// By way of `results`, a warp's shared memory, so that 16 bytes go out at a time.
 __device__ __forceinline__ void store_sums(const TokenSums& sums, const TokenResults& to, bfloat16* results) {
@@ -153,62 +169,82 @@ __device__ __forceinline__ void store_sums(const TokenSums& sums, const TokenRes
   for (int i = 0; i < channels * tile_columns / 8 / warp_lanes; ++i) {
     const int pack = i * warp_lanes + lane, row = pack / (tile_columns / 8),
               column = pack % (tile_columns / 8) * 8;
-    if (row < to.outputs && column < to.columns)
-      store_pack(to.y + row * to.stride + column, load_pack<8>(results + row * result_stride + column));
+    if (row >= to.outputs || column >= to.columns) continue;
+    Pack<bfloat16, 8> items = load_pack<8>(results + row * result_stride + column);
+    if (to.before != nullptr) {
+      const Pack<bfloat16, 8> before = load_pack<8>(to.before + row * to.before_stride + column);
+#pragma unroll
+      for (int c = 0; c < 8; ++c)
+        if (to_accumulate(before.item[c]) <= 0) items.item[c] = bfloat16{};
+    }
+    store_pack(to.y + row * to.stride + column, items);
   }
 }
 
 /// Block (x, y): a strip of tokens and 64 columns, 16 outputs.
-__global__ void __launch_bounds__(threads_per_block, 2)
-    filter_tiles(Sequences sequences, Heads<const bfloat16> x, int outputs, const uint4* fragments,
-                 const float* bias, bfloat16* y) {
+__global__ void __launch_bounds__(threads_per_block, 2) filter_tiles(TileArguments in) {
   __shared__ __align__(128) bfloat16 places[place_rows * place_columns * place_stride];
   static_assert(sizeof places >= tile_tokens * channels * result_stride * sizeof(bfloat16));
-  const int warp = static_cast<int>(threadIdx.x) / warp_lanes, chunks = (x.heads + channels - 1) / channels,
-            column_tiles = (x.width + tile_columns - 1) / tile_columns;
+  const int warp = static_cast<int>(threadIdx.x) / warp_lanes, chunks = (in.x.heads + channels - 1) / channels,
+            column_tiles = (in.x.width + tile_columns - 1) / tile_columns;
   const int tile_column = static_cast<int>(blockIdx.x) % column_tiles * tile_columns,
             output = static_cast<int>(blockIdx.y) * channels;
   const std::int64_t strip = std::int64_t{blockIdx.x} / column_tiles * strip_tokens,
-                     end = min(strip + strip_tokens, x.tokens);
+                     end = min(strip + strip_tokens, in.x.tokens);
   Fragments filters;
 #pragma unroll 1
   for (std::int64_t first = strip; first < end; first += tile_tokens) {
-    const TokenPlace place = place_of(sequences, first + warp);
+    const TokenPlace place = place_of(in.sequences, first + warp);
     TokenSums sums;
-    start_sums(place.is_used ? bias : nullptr, output, outputs, sums);
+    start_sums(place.is_used ? in.bias : nullptr, output, in.outputs, sums);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       __syncthreads();
-      stage_places(x, first, tile_column, chunk * channels, places);
+      stage_places(in, first, tile_column, chunk * channels, places);
       if (chunks > 1 || first == strip)
-        load_filters(filters,
-                     fragments + (std::int64_t{blockIdx.y} * chunks + chunk) * grid_taps * parts * warp_lanes);
+        load_filters(filters, in.fragments +
+                                  (std::int64_t{blockIdx.y} * chunks + chunk) * grid_taps * parts * warp_lanes);
       __syncthreads();
       if (place.is_used) add_taps(place, filters, places, sums);
     }
     __syncthreads();
-    if (place.token < x.tokens)
+    if (place.token < in.x.tokens)
       store_sums(sums,
-                 {y + (place.token * outputs + output) * x.width + tile_column, outputs - output,
-                  x.width - tile_column, x.width},
+                 {in.y + (place.token * in.outputs + output) * in.x.width + tile_column,
+                  in.before.data == nullptr ? nullptr : row_of(in.before, place.token, output) + tile_column,
+                  in.outputs - output, in.x.width - tile_column, in.x.width, in.before.head_stride},
                  places + warp * channels * result_stride);
   }
+}
+
+/// Fills in the fragments.
+void launch_filter(Cuda& cuda, const GridFilters<float>& filters, bool is_turned, TileArguments in) {
+  const std::int64_t lanes =
+      std::int64_t{pieces(in.outputs, channels)} * pieces(in.x.heads, channels) * grid_taps * warp_lanes;
+  const Scratch<uint4> fragments(cuda, lanes * parts);
+  split_filters<<<grid_for(cuda, lanes, threads_per_block), threads_per_block, 0, cuda.stream>>>(
+      filters, is_turned, in.outputs, in.x.heads, fragments.data());
+  check_launch("grid_conv: filters");
+  in.fragments = fragments.data();
+  const dim3 grid(pieces(in.x.tokens, strip_tokens) * pieces(in.x.width, tile_columns),
+                  pieces(in.outputs, channels));
+  filter_tiles<<<grid, threads_per_block, 0, cuda.stream>>>(in);
+  check_launch("grid_conv");
 }
 
 }  // namespace
 
 void filter_tiled(Cuda& cuda, const Sequences& sequences, const Heads<const bfloat16>& x,
-                  const GridFilters<float>& filters, bool is_turned, const float* bias, bfloat16* y) {
-  const int outputs = is_turned ? filters.inputs : filters.outputs;
-  const std::int64_t lanes =
-      std::int64_t{pieces(outputs, channels)} * pieces(x.heads, channels) * grid_taps * warp_lanes;
-  const Scratch<uint4> fragments(cuda, lanes * parts);
-  split_filters<<<grid_for(cuda, lanes, threads_per_block), threads_per_block, 0, cuda.stream>>>(
-      filters, is_turned, outputs, x.heads, fragments.data());
-  check_launch("grid_conv: filters");
-  const dim3 grid(pieces(x.tokens, strip_tokens) * pieces(x.width, tile_columns), pieces(outputs, channels));
-  filter_tiles<<<grid, threads_per_block, 0, cuda.stream>>>(sequences, x, outputs, fragments.data(), bias, y);
-  check_launch("grid_conv");
+                  const GridFilters<float>& filters, const float* bias, bfloat16* y) {
+  launch_filter(cuda, filters, false,
+                {sequences, x, filters.of_relu, filters.outputs, nullptr, bias, Heads<const bfloat16>{}, y});
+}
+
+void filter_back_tiled(Cuda& cuda, const Sequences& sequences, const Heads<const bfloat16>& x,
+                       const GridFilters<float>& filters, const Heads<const bfloat16>& dy, bfloat16* dx) {
+  launch_filter(cuda, filters, true,
+                {sequences, dy, false, filters.inputs, nullptr, nullptr,
+                 filters.of_relu ? x : Heads<const bfloat16>{}, dx});
 }
 
 }  // namespace tern::kernels

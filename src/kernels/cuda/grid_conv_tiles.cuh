@@ -24,6 +24,13 @@ __device__ __forceinline__ TokenPlace place_of(const Sequences& sequences, std::
   return {token, is_used, {token > range.begin, true, token + 1 < range.begin + range.length}};
 }
 
+/// relu of two neighbours; a NaN passes.
+__device__ __forceinline__ std::uint32_t relu_pair(std::uint32_t pair) {
+  std::uint32_t out;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(pair), "r"(0u));
+  return out;
+}
+
 inline unsigned pieces(std::int64_t count, std::int64_t size) {
   return static_cast<unsigned>((count + size - 1) / size);
 }

@@ -10,12 +10,12 @@ namespace tern::kernels {
 /// Whether the kernels below take pictures like x; packed ones of its width must be aligned like it.
 inline bool fits_conv_tiles(const Heads<const bfloat16>& x) { return rows_are_packed(x); }
 
-/// y as in grid_conv_forward; with `is_turned` dx for x = dy, and no bias.
 void filter_tiled(Cuda&, const Sequences& sequences, const Heads<const bfloat16>& x,
-                  const GridFilters<float>& filters, bool is_turned, const float* bias, bfloat16* y);
-
+                  const GridFilters<float>& filters, const float* bias, bfloat16* y);
+void filter_back_tiled(Cuda&, const Sequences& sequences, const Heads<const bfloat16>& x,
+                       const GridFilters<float>& filters, const Heads<const bfloat16>& dy, bfloat16* dx);
 /// Adds to dweight and dbias.
-void sum_filters_tiled(Cuda&, const Sequences& sequences, const Heads<const bfloat16>& x,
+void sum_filters_tiled(Cuda&, const Sequences& sequences, const Heads<const bfloat16>& x, bool of_relu,
                        const Heads<const bfloat16>& dy, float* dweight, float* dbias);
 
 }  // namespace tern::kernels
