@@ -137,8 +137,9 @@ class SeaAttention final : public Attention {
 
   /// x [tokens, heads, width] times factors [tokens, heads, 1].
   static Tensor scaled_rows(const Tensor& x, const Tensor& factors) {
-    const Tensor scaled = multiply(permute(x, {2, 0, 1}), reshape(factors, {factors.size(0), factors.size(1)}));
-    return permute(scaled, {1, 2, 0});
+    const std::int64_t tokens = x.size(0), heads = x.size(1);
+    return multiply(x,
+                    permute(expand(reshape(factors, {tokens, heads}), {x.size(2), tokens, heads}), {1, 2, 0}));
   }
 
   static constexpr double stabilizer = 1e-6;  ///< as in the authors' program for FAVOR+
