@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds, runs all tests with the GPU required, checks the kernels with compute-sanitizer, times
-# both sides (PyTorch with CUDA and transformers must be importable by python3) and writes docs/results/{gpu,mechanisms}.json.
+# both sides (PyTorch with CUDA and transformers must be importable by python3) and writes
+# docs/results/{gpu,mechanisms,yoso_h100}.json.
 # Arguments choose parts: build, test, sanitize, benchmark. Without any: all of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +33,7 @@ for part in $parts; do
         --listops data/prepared/listops/train.records ${TERN_IMDB_LENGTHS:+--imdb-lengths "$TERN_IMDB_LENGTHS"}
       python3 tools/peers/compare_mechanisms.py run --build $build --out docs/results/mechanisms.json \
         --plot docs/results/mechanisms.svg --seconds 0.2 --modes eager
+      python3 tools/peers/compare_yoso.py run --build $build --out docs/results/yoso_h100.json
       ;;
     *) echo "$0: build, test, sanitize or benchmark, got $part" >&2; exit 2 ;;
   esac
