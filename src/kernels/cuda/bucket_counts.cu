@@ -29,7 +29,7 @@ template <int width>
 struct CountMemory {
   static constexpr int stage_bytes = stage_rows * 2 * width;
   static constexpr int sum_stride = width + 8;  ///< floats: halves of a warp's pairs meet all banks
-  static constexpr int bytes = 2 * stage_bytes + Tile::bytes;
+  static constexpr int bytes = 2 * stage_bytes + Tile::counts_bytes + Tile::scratch_bytes;
   static_assert(rows * sum_stride * 4 <= Tile::counts_bytes);
 };
 
@@ -173,7 +173,8 @@ __global__ void __launch_bounds__(threads, blocks) sum_counted(CountArguments p)
   }
   const RowSource source{row_of(p.work.value, at.begin, at.head), p.work.value.token_stride, at.length, width,
                          p.values_by_packs};
-  const Tile tile{reinterpret_cast<unsigned char*>(shared) + 2 * Memory::stage_bytes};
+  auto* const memory = reinterpret_cast<unsigned char*>(shared) + 2 * Memory::stage_bytes;
+  const Tile tile{memory, memory + Tile::counts_bytes};
   const std::uint32_t stages = shared_address_of(shared);
   const int half = static_cast<int>(threadIdx.x) / (threads / 2);
   const std::uint32_t lane_values = stages + half * (Memory::stage_bytes / 2) + TileLayout<width>::row_lane();

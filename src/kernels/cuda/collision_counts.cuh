@@ -3,10 +3,10 @@
 // is of no importance. Buckets of more than few_rows partners (collisions.h) are left out.
 //
 // Words of own rows come from a CollisionFinder in the form of words; either side may be the own one. All
-// threads of a block build a CountTile; a __syncthreads() by the caller comes before (the memory is free) and
-// after (the counts are complete). A lane then loads what it needs of 64 columns of a row in one access: word u
-// holds its elements of block u of 16 columns, in accumulators and in operands A alike, and count_fragment()
-// makes an operand A of the words of two rows.
+// threads of a block, or a part of them with a barrier of their own, build a CountTile; a barrier by the caller
+// comes before (the memory is free) and after (the counts are complete). A lane then loads what it needs of 64
+// columns of a row in one access: word u holds its elements of block u of 16 columns, in accumulators and in
+// operands A alike, and count_fragment() makes an operand A of the words of two rows.
 #pragma once
 
 #include "kernels/cuda/attention_place.cuh"
@@ -33,7 +33,9 @@ __device__ __forceinline__ void add_to_word(std::uint32_t address, std::uint32_t
 }
 
 /// `rows` own rows by `columns` partners, one byte each, in shared memory at a multiple of `columns`.
-template <int rows, int columns, int threads>
+/// The `threads` that build and wait for each other at barrier `barrier`, 0 for a whole block, start at a
+/// multiple of their number.
+template <int rows, int columns, int threads, int barrier = 0>
 struct CountTile {
   static constexpr int warps = threads / warp_lanes, row_groups = rows / warp_lanes;
   static constexpr int shares = warps / row_groups;  ///< of the hashes, each taken by one of the warps of a row
@@ -42,11 +44,11 @@ struct CountTile {
   static constexpr int most_runs = together * warp_lanes + at_once * runs_together;  ///< of a warp, and zeros
   static constexpr int mark_words = most_counted_hashes / 32;
   static constexpr int counts_bytes = rows * columns, marks_bytes = rows * mark_words * 4;
-  static constexpr int bytes = counts_bytes + marks_bytes + warps * most_runs * 4;
+  static constexpr int scratch_bytes = marks_bytes + warps * most_runs * 4;
   static_assert(columns >= 128 && (columns & (columns - 1)) == 0 && rows % warp_lanes == 0);
   static_assert(threads % warp_lanes == 0 && warps % row_groups == 0);
 
-  unsigned char* memory;
+  unsigned char *memory, *scratch;  ///< counts_bytes and scratch_bytes; scratch at a multiple of 16
 
   /// Columns 64 run .. + 63 of `row`, as far as lane 4 g + t needs them.
   __device__ __forceinline__ uint4 load(int row, int run) const {
@@ -56,17 +58,17 @@ struct CountTile {
 
   /// A bit for each hash in which the row's bucket is crowded: hash 32 w + b in bit b of word w.
   __device__ __forceinline__ std::uint32_t* marks(int row) const {
-    return reinterpret_cast<std::uint32_t*>(memory + counts_bytes) + row * mark_words;
+    return reinterpret_cast<std::uint32_t*>(scratch) + row * mark_words;
   }
 
   /// Counts of own rows at.first .. + rows - 1 (those from at.length on are zero) and partners first_column ..
   /// + columns - 1, a multiple of columns, and marks().
   __device__ __forceinline__ void build(const CountSource& source, const AttentionPlace& at,
                                         std::uint32_t first_column) const {
-    for (int i = static_cast<int>(threadIdx.x); i < (counts_bytes + marks_bytes) / 16; i += threads)
-      reinterpret_cast<uint4*>(memory)[i] = uint4{};
-    __syncthreads();
-    const int warp = static_cast<int>(threadIdx.x) / warp_lanes;
+    for (int i = thread(); i < counts_bytes / 16; i += threads) reinterpret_cast<uint4*>(memory)[i] = uint4{};
+    for (int i = thread(); i < marks_bytes / 16; i += threads) reinterpret_cast<uint4*>(scratch)[i] = uint4{};
+    wait_for_threads();
+    const int warp = thread() / warp_lanes;
     const int group = warp % row_groups * warp_lanes, row = group + lane(), own = at.first + row;
     const std::int64_t list = std::int64_t{at.head} * source.hashes * source.tokens + at.begin;
     const std::uint32_t address = row_address(row), mask = (1u << source.place_bits) - 1;
@@ -91,6 +93,10 @@ struct CountTile {
   }
 
  private:
+  static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x) % threads; }
+  static __device__ __forceinline__ void wait_for_threads() {
+    asm volatile("bar.sync %0, %1;" ::"n"(barrier), "n"(threads) : "memory");
+  }
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % warp_lanes; }
   /// Odd rows exchange the halves of 128 bytes, so that neighbouring rows meet different banks.
   static __device__ __forceinline__ std::uint32_t turn(int row) {
@@ -100,8 +106,7 @@ struct CountTile {
     return shared_address_of(memory) + row * columns ^ turn(row);
   }
   __device__ __forceinline__ std::uint32_t* warp_runs() const {
-    return reinterpret_cast<std::uint32_t*>(memory + counts_bytes + marks_bytes) +
-           static_cast<int>(threadIdx.x) / warp_lanes * most_runs;
+    return reinterpret_cast<std::uint32_t*>(scratch + marks_bytes) + thread() / warp_lanes * most_runs;
   }
   /// Counts partner i of `count` in the row at `address`, if its place is in the tile.
   static __device__ __forceinline__ void add(std::uint32_t address, std::uint32_t place, std::uint32_t i,
