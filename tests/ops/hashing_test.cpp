@@ -216,43 +216,6 @@ TEST(BernoulliSample, scales_rows_by_its_formula) {
   }
 }
 
-/// On CUDA in bfloat16 the sums of short sequences are products of counts: tiles of 128 queries and 512 keys,
-/// up to 3 partners in a word (2 beyond 1,024 rows), up to 128 hashes.
-TEST(BernoulliSample, equals_its_formula_in_several_tiles_of_counts) {
-  constexpr auto unit = BernoulliRows::unit;
-  for (const Place& place : places()) {
-    check_formula(place, {600, 1, 0, 129}, 64, {HashFamily::gaussian, 33, 8}, surrogate, unit);
-    check_formula(place, {513, 128}, 32, {HashFamily::gaussian, 16, 6}, surrogate, unit);
-    check_formula(place, {1100, 40}, 32, {HashFamily::gaussian, 9, 10}, surrogate);
-    for (const int hashes : {128, 129})
-      check_formula(place, {140}, 64, {HashFamily::gaussian, hashes, 4}, surrogate);
-  }
-}
-
-/// Rows beyond the last sequence, which only CUDA meets, change no bit of the others.
-TEST(BernoulliSample, values_of_unused_capacity_are_zero) {
-  constexpr std::int64_t real = 200, capacity = 512, width = 64;
-  const std::vector<std::int32_t> offsets{0, 140, 200};
-  std::vector<std::int32_t> position;
-  for (int i = 0; i < real; ++i) position.push_back(i < 140 ? i : i - 140);
-  const SequenceLayout roomy = make_layout(arrange_sequences(offsets, position, {40, 41}, 200, capacity));
-  for (const Place& place : places()) {
-    if (place.device.type != DeviceType::cuda) continue;
-    const Sample in = sample_of({140, 60}, width, place.dtype, place.device);
-    const auto run = [&](const SequenceLayout& layout, const std::vector<Tensor>& qkv) {
-      return bernoulli_sample(qkv[0], qkv[1], qkv[2], layout, {HashFamily::gaussian, 16, 4}, surrogate,
-                              on(qkv[0], test_stream(4)), BernoulliRows::unit);
-    };
-    std::vector<Tensor> padded;
-    for (const Tensor& x : in.qkv)
-      padded.push_back(concatenate({x, full({capacity - real, 2, width}, 0.5, place.dtype, place.device)}, 0));
-    const Tensor y = run(on(padded[0], roomy), padded);
-    EXPECT_EQ(y.narrowed(0, 0, real).to_vector<double>(), run(in.layout, in.qkv).to_vector<double>());
-    EXPECT_EQ(y.narrowed(0, real, capacity - real).to_vector<double>(),
-              std::vector<double>((capacity - real) * 2 * width, 0));
-  }
-}
-
 /// So many tokens and hashes that CUDA takes one head after the other.
 TEST(BernoulliSample, groups_of_heads_are_those_of_the_cpu) {
   if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();

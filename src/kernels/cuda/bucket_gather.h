@@ -30,23 +30,4 @@ int resident_parts(const Cuda& cuda, const BucketGather<bfloat16, std::uint16_t>
 /// `parts`: as resident_parts() gave it.
 void gather_resident(Cuda& cuda, const BucketGather<bfloat16, std::uint16_t>& work, int parts);
 
-/// Longest sequence whose sums are products of counts and values; beyond it rows are gathered.
-constexpr std::int64_t longest_counted = 2048;
-
-/// The same sums from counts of collisions.
-struct BucketCounts {
-  Sequences sequences;
-  Collisions<std::uint16_t> collisions;  ///< of queries, in the form of words
-  Heads<const bfloat16> value;           ///< of the partners
-  const bfloat16* summed;                ///< [heads][summed_rows][width]
-  std::int64_t summed_rows;              ///< of one head
-  Heads<bfloat16> out;                   ///< overwritten
-  float scale;                           ///< of the sums
-  Heads<float> norm;                     ///< as in BucketGather
-};
-/// Whether sums of rows of this width can be, and are better, taken from counts.
-bool counts_fit(const Cuda& cuda, const Sequences& sequences, int hashes, int bits, int width);
-/// Needs counts_fit(). Deterministic: an order of additions that depends on places in the sequence only.
-void sum_by_counts(Cuda& cuda, const BucketCounts& work);
-
 }  // namespace tern::kernels

@@ -1,6 +1,6 @@
 // Sums over colliding rows: who collides with whom comes from the CollisionFinder; crowded buckets are summed
-// once, and each row then adds the rows of its lists, or in short sequences counts of collisions are multiplied
-// by the values. Deterministic: a fixed order of additions. Cost tokens * hashes * head_width for any data.
+// once, and each row then adds the rows of its lists. Deterministic: a fixed order of additions. Cost tokens *
+// hashes * head_width for any data.
 #include "base/cuda_path.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/bucket_gather.h"
@@ -25,32 +25,15 @@ void gather(Cuda& cuda, const BucketGather<T, Id>& work) {
   gather_rows(cuda, work);
 }
 
-/// By counts where the collisions come as words, else by lists.
-template <class T, class Id>
-void add_partners(Cuda& cuda, const Collisions<Id>& collisions, const BucketGather<T, Id>& work) {
-  if constexpr (std::is_same_v<T, bfloat16> && std::is_same_v<Id, std::uint16_t>) {
-    if (collisions.words != nullptr) {
-      log_path("YOSO's sampled form", work.out.width, "counts on tensor cores");
-      return sum_by_counts(cuda, {work.sequences, collisions, work.value, work.summed, work.summed_rows,
-                                  work.out, work.scale, work.norm});
-    }
-  }
-  gather<T, Id>(cuda, work);
-}
-
 template <class Id, class T, class Code>
 void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const Code* source_codes,
                  Heads<const T> value, const Code* codes, Heads<T> out, Heads<Accumulate<T>> norm) {
-  CollisionForm form = CollisionForm::lists;
-  if constexpr (std::is_same_v<T, bfloat16> && sizeof(Id) == 2 && sizeof(Code) == 2) {
-    if (counts_fit(cuda, sequences, shape.hashes, shape.bits, out.width)) form = CollisionForm::words;
-  }
   const std::int64_t summed_rows = shape.hashes * summed_rows_of_hash(out.tokens);
   const std::int64_t summed_items = summed_rows * out.width;  // of one head
-  const std::int64_t bytes_of_head = CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, false, form) +
+  const std::int64_t bytes_of_head = CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, false) +
                                      summed_items * static_cast<std::int64_t>(sizeof(T));
   const auto group = static_cast<int>(std::clamp<std::int64_t>(sum_group_bytes / bytes_of_head, 1, out.heads));
-  CollisionFinder<Id> finder(cuda, sequences, shape.hashes, shape.bits, group, false, false, form);
+  CollisionFinder<Id> finder(cuda, sequences, shape.hashes, shape.bits, group, false, false);
   const Scratch<T> summed(cuda, group * summed_items);
   for (int head = 0; head < out.heads; head += group) {
     const int heads = std::min(group, out.heads - head);
@@ -59,10 +42,9 @@ void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const 
     const Collisions<Id> collisions = finder.of_queries();
     const Heads<const T> partners = heads_from(value, head, heads);
     sum_crowded_rows(cuda, sequences, collisions, partners, summed.data());
-    add_partners<T, Id>(
-        cuda, collisions,
-        {sequences, collisions.lists, partners, summed.data(), summed_rows, heads_from(out, head, heads),
-         Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes), heads_from(norm, head, heads)});
+    gather<T, Id>(
+        cuda, {sequences, collisions.lists, partners, summed.data(), summed_rows, heads_from(out, head, heads),
+               Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes), heads_from(norm, head, heads)});
   }
 }
 

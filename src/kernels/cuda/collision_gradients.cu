@@ -1,15 +1,15 @@
 // Gradients of sampled Bernoulli attention: collisions are found for a few heads at a time; then each row
-// visits its partners in buckets that are not crowded, in all hashes (collision_visits*.cu), and crowded
-// buckets are worked off as a whole (collision_crowded.cu) and come in as addends. Where rows are to be scaled
-// to length one, that happens for the same few heads, and visits end with the gradient of the scaling.
-// Deterministic where that is. Cost: see hashing.h.
+// visits its partners of few-row buckets in all hashes (collision_visits*.cu), and crowded buckets are worked
+// off as a whole (collision_crowded.cu) and come in as addends. Where rows are to be scaled to length one, that
+// happens for the same few heads, and visits end with the gradient of the scaling. Deterministic where that is.
+// Cost: see hashing.h.
 #include <algorithm>
-#include <optional>
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/collision_crowded.h"
-#include "kernels/cuda/collision_operands.cuh"
 #include "kernels/cuda/collision_visits.h"
+#include "kernels/cuda/unit_heads.cuh"
+#include "kernels/hashing.h"
 
 namespace tern::kernels {
 namespace {
@@ -27,63 +27,55 @@ class GradientGroups {
         sequences_(sequences),
         shape_(shape),
         stream_(stream),
-        is_exact_(operands.gradient == BernoulliGradient::exact),
-        is_packed_(rows_are_packed(operands)),
-        width_(operands.q.width),
-        heads_(operands.q.heads),
-        form_(form(cuda, sequences, shape, operands)),
-        most_heads_(heads_together(sequences, shape, operands.q, y, form_)),
-        operands_(cuda, sequences, shape, stream, operands, y, most_heads_),
-        finder_(cuda, sequences, shape.hashes, shape.bits, most_heads_, true, cuda.options.deterministic,
-                form_),
-        crowded_(cuda, most_heads_ * sequences.tokens * width_) {
-    if (form_ == CollisionForm::words) plan_.emplace(cuda, sequences, counted_own_rows);
-  }
+        o_(operands),
+        y_(y),
+        most_heads_(heads_together(sequences, shape, operands.q, y.rows.data != nullptr)),
+        finder_(cuda, sequences, shape.hashes, shape.bits, most_heads_, true, cuda.options.deterministic),
+        crowded_(cuda, most_heads_ * sequences.tokens * operands.q.width),
+        q_(cuda, sequences.tokens, unit_heads(), operands.q.width),
+        k_(cuda, sequences.tokens, unit_heads(), operands.q.width),
+        dy_(cuda, sequences.tokens, unit_heads(), operands.q.width) {}
 
   void run() {
-    for (int first = 0; first < heads_; first += most_heads_)
-      run_group(first, std::min(most_heads_, heads_ - first));
+    for (int first = 0; first < o_.q.heads; first += most_heads_)
+      run_group(first, std::min(most_heads_, o_.q.heads - first));
   }
 
  private:
-  static CollisionForm form(const Cuda& cuda, const Sequences& sequences, HashShape shape,
-                            const CollisionGradients<T, Code>& operands) {
-    if constexpr (std::is_same_v<T, bfloat16> && sizeof(Code) == 2 && sizeof(Id) == 2) {
-      if (operands.gradient == BernoulliGradient::surrogate && rows_are_packed(operands) &&
-          fits_counted_partners(cuda, sequences, shape.hashes, shape.bits, operands.q.width))
-        return CollisionForm::words;
-    }
-    return CollisionForm::lists;
-  }
   static int heads_together(const Sequences& sequences, HashShape shape, const Heads<const T>& rows,
-                            const UnitRows<T>& y, CollisionForm form) {
+                            bool are_scaled) {
     const std::int64_t bytes =
-        CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, true, form) +
+        CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, true) +
         rows.width * (sequences.tokens * static_cast<std::int64_t>(sizeof(A)) +
                       summed_rows(sequences, shape) * static_cast<std::int64_t>(sizeof(T))) +
-        HeadOperands<T, Code>::bytes_of_head(rows, y);
+        (are_scaled ? 3 * UnitHeads<T>::bytes_of_head(sequences.tokens, rows.width) : 0);
     return static_cast<int>(std::clamp<std::int64_t>(group_bytes / bytes, 1, rows.heads));
   }
+  int unit_heads() const { return y_.rows.data == nullptr ? 0 : most_heads_; }
   static std::int64_t summed_rows(const Sequences& sequences, HashShape shape) {
     return shape.hashes * summed_rows_of_hash(sequences.tokens);
   }
 
   /// One direction of a group of heads: own rows [x | y], partner rows [x | y], and what own x were scaled by.
   PartnerVisits<T, Id> visits_of(const UnitRows<T>& own_x, const Heads<const T>& own_y,
-                                 const Heads<const T>& partner_x, const Heads<const T>& partner_y) const {
+                                 const UnitRows<T>& partner_x, const Heads<const T>& partner_y) const {
+    const bool is_exact = o_.gradient == BernoulliGradient::exact;
     const A share = A{1} / static_cast<A>(shape_.hashes);
+    const bool packed = rows_are_packed(o_.q) && rows_are_packed(o_.k) && rows_are_packed(o_.v) &&
+                        rows_are_packed(o_.dy) && rows_are_packed(o_.dq) && rows_are_packed(o_.dk) &&
+                        rows_are_packed(o_.dv);
     return {.sequences = sequences_,
             .collisions = {},
             .own_x = own_x.rows,
             .own_y = own_y,
-            .partner_x = partner_x,
+            .partner_x = partner_x.rows,
             .partner_y = partner_y,
             .dx = {},
             .dy = {},
-            .scale = share * static_cast<A>(shape_.bits) / (is_exact_ ? A{1} : A{2}),
+            .scale = share * static_cast<A>(shape_.bits) / (is_exact ? A{1} : A{2}),
             .value_scale = share,
-            .is_exact = is_exact_,
-            .packed = is_packed_,
+            .is_exact = is_exact,
+            .packed = packed,
             .crowded = crowded_.data(),
             .summed = nullptr,
             .summed_rows = summed_rows(sequences_, shape_),
@@ -98,30 +90,42 @@ class GradientGroups {
 
   void visit(const PartnerVisits<T, Id>& visits) {
     if constexpr (std::is_same_v<T, bfloat16>) {
-      if constexpr (sizeof(Id) == 2) {
-        if (form_ == CollisionForm::words) return visit_partners_counted(cuda_, visits, *plan_);
-      }
       if (fits_resident_partners(cuda_, visits)) return visit_partners_resident(cuda_, visits);
     }
     visit_partners(cuda_, visits);
   }
 
+  void find(int first, int heads) {
+    const std::int64_t of_head = shape_.hashes * sequences_.tokens, skipped = first * of_head;
+    if (o_.q_codes != nullptr) return finder_.find(cuda_, o_.q_codes + skipped, o_.k_codes + skipped, heads);
+    const Scratch<Code> codes(cuda_, 2 * heads * of_head);
+    Code* const k_codes = codes.data() + heads * of_head;
+    hash_codes<T, Code>(cuda_, sequences_, heads_from(o_.q, first, heads), heads_from(o_.k, first, heads),
+                        shape_, stream_, codes.data(), k_codes, first);
+    finder_.find(cuda_, codes.data(), k_codes, heads);
+  }
+
   void run_group(int first, int heads) {
-    operands_.with_codes(first, heads, [&](const Code* q_codes, const Code* k_codes) {
-      finder_.find(cuda_, q_codes, k_codes, heads);
-    });
-    const auto rows = operands_.rows(first, heads);
-    PartnerVisits<T, Id> queries = visits_of(rows.q, rows.dy, rows.k.rows, rows.v);
+    const auto part = [&](const auto& x) { return heads_from(x, first, heads); };
+    find(first, heads);
+    UnitRows<T> q{part(o_.q), {}}, k{part(o_.k), {}};
+    Heads<const T> dy = part(o_.dy);
+    if (y_.rows.data != nullptr) {
+      q = q_.scale(cuda_, q.rows);
+      k = k_.scale(cuda_, k.rows);
+      dy = dy_.pass_scaling(cuda_, part(y_), dy);
+    }
+    PartnerVisits<T, Id> queries = visits_of(q, dy, k, part(o_.v));
     queries.collisions = finder_.of_queries();
-    queries.dx = rows.dq;
+    queries.dx = part(o_.dq);
     add_crowded(queries, first, true);
     visit(queries);
-    PartnerVisits<T, Id> keys = visits_of(rows.k, rows.v, rows.q.rows, rows.dy);
+    PartnerVisits<T, Id> keys = visits_of(k, part(o_.v), q, dy);
     keys.collisions = finder_.of_keys();
-    keys.dx = rows.dk;
-    keys.dy = rows.dv;
+    keys.dx = part(o_.dk);
+    keys.dy = part(o_.dv);
     add_crowded(keys, first, false);
-    const Scratch<T> summed(cuda_, heads * keys.summed_rows * width_);
+    const Scratch<T> summed(cuda_, heads * keys.summed_rows * o_.q.width);
     sum_crowded_rows(cuda_, sequences_, keys.collisions, keys.partner_y, summed.data());
     keys.summed = summed.data();
     visit(keys);
@@ -131,14 +135,12 @@ class GradientGroups {
   Sequences sequences_;
   HashShape shape_;
   RandomStream stream_;
-  bool is_exact_, is_packed_;
-  int width_, heads_;
-  CollisionForm form_;
+  CollisionGradients<T, Code> o_;
+  UnitRows<T> y_;
   int most_heads_;
-  HeadOperands<T, Code> operands_;
   CollisionFinder<Id> finder_;
   Scratch<A> crowded_;
-  std::optional<hopper::TilePlan> plan_;  ///< of visits by counts
+  UnitHeads<T> q_, k_, dy_;  ///< scaled rows, and the gradient of what the rows y were before
 };
 
 }  // namespace

@@ -121,7 +121,7 @@ struct ThreadRows {
     }
   }
 
-  __device__ __forceinline__ void write_records(const Memory& memory, int length, int place_bits,
+  __device__ __forceinline__ void write_records(const Memory& memory, int length,
                                                 std::uint32_t* records) const {
     const Id* partners = memory.order(!is_key);
 #pragma unroll
@@ -129,9 +129,8 @@ struct ThreadRows {
       const int row = row_of_thread(u);
       if (row >= length) break;
       const Run partner = memory.ranges(code(u)).of(!is_key);
-      const std::uint32_t count = partner.count(), first = partner.first();
-      records[row] = place_bits > 0 ? CountWord::of(count, first, partners, place_bits)
-                                    : MatchRecord::of(count, count == 1 ? partners[first] : first);
+      records[row] =
+          MatchRecord::of(partner.count(), partner.count() == 1 ? partners[partner.first()] : partner.first());
     }
   }
 };
@@ -191,8 +190,8 @@ __global__ void __launch_bounds__(block_threads, blocks) match_rows(Work work) {
   __syncthreads();
   write_order(memory.k_order, length, work.k.order + place);
   if (both) write_order(memory.q_order, length, work.q.order + place);
-  q.write_records(memory, length, work.place_bits, work.q.records + place);
-  if (both) k.write_records(memory, length, work.place_bits, work.k.records + place);
+  q.write_records(memory, length, work.q.records + place);
+  if (both) k.write_records(memory, length, work.k.records + place);
 }
 
 template <int rows, bool both, int block_threads, int blocks>

@@ -106,16 +106,14 @@ __device__ void plan_long_bucket(const ProductWork<Id>& w, std::uint32_t i, cons
   for (int c = static_cast<int>(lane); c < width * width / 4; c += warp_lanes) moment[c] = {};
 }
 
-/// Clears the sums of rows that meet a crowded bucket, or of all where lists do not say which; a warp for 32
-/// rows.
+/// Clears the sums of rows that meet a crowded bucket, a warp for 32 rows.
 template <class Id>
 __device__ void clear_sums(const CrowdedPairs<bfloat16, Id>& p) {
   if (!has_crowded(p.collisions.crowded)) return;
   const std::int64_t rows = p.own_x.tokens * p.own_x.heads;
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
   for (std::int64_t first = thread_index() - lane; first < rows; first += grid_threads()) {
-    const bool is_met = first + lane < rows && (p.collisions.words != nullptr ||
-                                                p.collisions.lists.crowded[first + lane].count > 0);
+    const bool is_met = first + lane < rows && p.collisions.lists.crowded[first + lane].count > 0;
     for (std::uint32_t left = __ballot_sync(0xFFFFFFFFu, is_met); left != 0; left &= left - 1) {
       const std::int64_t row = first + __ffs(static_cast<int>(left)) - 1;
       const auto to = reinterpret_cast<float4*>(p.sums + row * p.own_x.width);

@@ -1,9 +1,8 @@
-// Each row visits its partners and keeps its gradient in registers: what the three ways of doing so are told,
-// and which calls they serve.
+// Each row visits the partners that its list names and keeps its gradient in registers: what the two ways of
+// doing so are told, and who chooses between them.
 #pragma once
 
 #include "base/cuda.h"
-#include "kernels/cuda/attention_hopper_tiles.h"
 #include "kernels/cuda/collisions.h"
 #include "kernels/layer_norm.h"
 #include "kernels/view.h"
@@ -23,11 +22,9 @@ struct PartnerVisits {
   Heads<const T> own_x, own_y, partner_x, partner_y;
   Heads<T> dx, dy;
   Accumulate<T> scale, value_scale;
-  bool is_exact, packed;  ///< packed: rows may be read 16 bytes at a time
-  /// [heads][tokens][width], read for rows that meet a crowded bucket, or where there is one at all if
-  /// collisions have the form of words.
-  const Accumulate<T>* crowded;
-  const T* summed;  ///< [heads][summed_rows][width] sums of partner_y
+  bool is_exact, packed;         ///< packed: rows may be read 16 bytes at a time
+  const Accumulate<T>* crowded;  ///< [heads][tokens][width], read for rows that meet a crowded bucket
+  const T* summed;               ///< [heads][summed_rows][width] sums of partner_y
   std::int64_t summed_rows;
   Heads<const Accumulate<T>> norm;  ///< of width 1
 };
@@ -43,15 +40,5 @@ void visit_partners_resident(Cuda& cuda, const PartnerVisits<bfloat16, Id>& visi
 /// Whether it serves this call.
 template <class Id>
 bool fits_resident_partners(const Cuda& cuda, const PartnerVisits<bfloat16, Id>& visits);
-
-/// Own rows of a block of the visits below.
-constexpr int counted_own_rows = 128;
-/// The same for collisions in the form of words: dense tiles of pairs, weighted by how often they collide. Rows
-/// of 32 or 64 columns; visits.packed, not visits.is_exact. `plan`: for tiles of counted_own_rows. Cost: a
-/// head_width for each pair of rows of a sequence.
-void visit_partners_counted(Cuda& cuda, const PartnerVisits<bfloat16, std::uint16_t>& visits,
-                            const hopper::TilePlan& plan);
-/// Whether it serves rows of `width` columns, and is expected to be the fastest way.
-bool fits_counted_partners(const Cuda& cuda, const Sequences& sequences, int hashes, int bits, int width);
 
 }  // namespace tern::kernels

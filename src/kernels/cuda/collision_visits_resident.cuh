@@ -5,7 +5,6 @@
 #include "kernels/cuda/collision_visits.h"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/ragged.cuh"
-#include "kernels/cuda/row_scaling.cuh"
 #include "kernels/cuda/warp_products.cuh"
 
 namespace tern::kernels::resident {
@@ -217,6 +216,30 @@ __device__ inline void clear_rows(const PartnerVisits<bfloat16, Id>& p, const Se
   }
 }
 
+/// Takes a warp's gradients of rows lane / 4 + 8 half through the scaling of these rows.
+template <class Id>
+__device__ __forceinline__ void pass_scaling(const PartnerVisits<bfloat16, Id>& p, float (&dx)[width / 8][4],
+                                             int half, int head, int own, int rows) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, row = lane / 4 + 8 * half;
+  const bool is_row = row < rows;
+  const bfloat16* x = row_of(p.own_x, is_row ? own + row : 0, head) + 2 * (lane % 4);
+  std::uint32_t pair[width / 8];
+  float dot = 0;
+#pragma unroll
+  for (int c = 0; c < width / 8; ++c) {
+    pair[c] = is_row ? *reinterpret_cast<const std::uint32_t*>(x + 8 * c) : 0;
+    dot += first_of(pair[c]) * dx[c][2 * half] + second_of(pair[c]) * dx[c][2 * half + 1];
+  }
+  dot = warp_sum(dot, 4);
+  const float length = is_row ? *row_of(p.norm, own + row, head) : 0.0f,
+              factor = length < static_cast<float>(smallest_norm) ? 0.0f : 1.0f / length;
+#pragma unroll
+  for (int c = 0; c < width / 8; ++c) {
+    dx[c][2 * half] = (dx[c][2 * half] - first_of(pair[c]) * dot) * factor;
+    dx[c][2 * half + 1] = (dx[c][2 * half + 1] - second_of(pair[c]) * dot) * factor;
+  }
+}
+
 /// What crowded buckets give, the scale, and the scaling of own rows.
 template <class Id>
 __device__ __forceinline__ void finish_gradients(const PartnerVisits<bfloat16, Id>& p,
@@ -238,10 +261,7 @@ __device__ __forceinline__ void finish_gradients(const PartnerVisits<bfloat16, I
       sum[0] *= p.scale;
       sum[1] *= p.scale;
     }
-    if (p.norm.data != nullptr)
-      pass_row_scaling(row < rows ? row_of(p.own_x, own + row, head) : nullptr,
-                       row < rows ? *row_of(p.norm, own + row, head) : 0.0f, half,
-                       reinterpret_cast<float(&)[width / 2]>(dx));
+    if (p.norm.data != nullptr) pass_scaling(p, dx, half, head, own, rows);
   }
 }
 

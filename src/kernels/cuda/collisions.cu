@@ -1,7 +1,6 @@
 // Finds collisions: both sides are sorted by code, each own row gets a record of its bucket of partners for
 // each hash (collision_match_*.cu), and the records of all hashes are linked to one list a row
-// (collision_link.cu) or, in the form of words, taken as they are. Deterministic. Cost tokens * hashes for any
-// data.
+// (collision_link.cu). Deterministic. Cost tokens * hashes for any data.
 #include "kernels/cuda/collisions.cuh"
 
 namespace tern::kernels {
@@ -13,7 +12,7 @@ std::int64_t most_crowded(const Sequences& sequences) { return sequences.tokens 
 
 template <class Id>
 CollisionFinder<Id>::CollisionFinder(Cuda& cuda, const Sequences& sequences, int hashes, int bits, int heads,
-                                     bool both, bool in_fixed_order, CollisionForm form)
+                                     bool both, bool in_fixed_order)
     : cuda_(cuda),
       sequences_(sequences),
       hashes_(hashes),
@@ -21,10 +20,9 @@ CollisionFinder<Id>::CollisionFinder(Cuda& cuda, const Sequences& sequences, int
       heads_(heads),
       segments_(in_fixed_order ? hashes : 1),
       both_(both),
-      form_(form),
-      few_(cuda, listed_heads() * sequences.tokens),
-      crowded_(cuda, listed_heads() * sequences.tokens),
-      entries_(cuda, listed_heads() * link_capacity<Id>(sequences.tokens, hashes)),
+      few_(cuda, heads * sequences.tokens),
+      crowded_(cuda, heads * sequences.tokens),
+      entries_(cuda, heads * link_capacity<Id>(sequences.tokens, hashes)),
       buckets_(cuda, (both ? 2 : 1) * heads * hashes * most_crowded(sequences)),
       counts_(cuda, 2 * counts_of_direction()),
       k_order_(cuda, heads * hashes * sequences.tokens),
@@ -35,14 +33,13 @@ CollisionFinder<Id>::CollisionFinder(Cuda& cuda, const Sequences& sequences, int
 }
 
 template <class Id>
-std::int64_t CollisionFinder<Id>::bytes_of_head(const Sequences& sequences, int hashes, bool both,
-                                                CollisionForm form) {
+std::int64_t CollisionFinder<Id>::bytes_of_head(const Sequences& sequences, int hashes, bool both) {
   const std::int64_t tokens = sequences.tokens, rows = tokens * hashes, sides = both ? 2 : 1;
   const auto lists = static_cast<std::int64_t>(2 * tokens * sizeof(EntryRange) +
                                                link_capacity<Id>(tokens, hashes) * sizeof(std::uint32_t));
   const auto of_side = static_cast<std::int64_t>(hashes * most_crowded(sequences) * sizeof(CrowdedBucket) +
                                                  rows * (sizeof(Id) + sizeof(std::uint32_t)));
-  return (form == CollisionForm::lists ? lists : 0) + sides * of_side;
+  return lists + sides * of_side;
 }
 
 template <class Id>
@@ -61,14 +58,13 @@ void CollisionFinder<Id>::find(Cuda& cuda, const Code* q_codes, const Code* k_co
   const auto clear_bytes = static_cast<std::size_t>(2 * counts_of_direction()) * sizeof(std::uint32_t);
   check_cuda(cudaMemsetAsync(counts_.data(), 0, clear_bytes, cuda.stream), "collisions: clear");
   if (tokens == 0 || heads == 0) return;
+  const Scratch<std::uint32_t> q_records(cuda, lists * tokens);
   MatchWork<Id, Code> work{sequences_,
-                           {q_codes, nullptr, q_records_.emplace(cuda, lists * tokens).data(),
-                            collisions(queries, nullptr, nullptr).crowded},
+                           {q_codes, nullptr, q_records.data(), of_queries().crowded},
                            {k_codes, k_order_.data(), nullptr, {}},
                            hashes_,
                            bits_,
-                           lists,
-                           form_ == CollisionForm::words ? CountWord::place_bits(sequences_.longest) : 0};
+                           lists};
   if (both_) {
     work.q.order = q_order_.data();
     work.k.records = k_records_.emplace(cuda, lists * tokens).data();
@@ -84,9 +80,7 @@ void CollisionFinder<Id>::find(Cuda& cuda, const Code* q_codes, const Code* k_co
       match_long_rows(cuda, work);
     }
   }
-  if (form_ == CollisionForm::words) return;
-  link(queries, q_records_->data(), k_order_.data());
-  q_records_.reset();
+  link(queries, q_records.data(), k_order_.data());
 }
 
 template <class Id>
@@ -95,7 +89,6 @@ Collisions<Id> CollisionFinder<Id>::collisions(Direction direction, const Id* ow
   const std::int64_t tokens = sequences_.tokens, words = link_capacity<Id>(tokens, hashes_);
   const std::int64_t most_buckets = heads_ * hashes_ * most_crowded(sequences_);
   constexpr std::int64_t ids_of_word = sizeof(std::uint32_t) / sizeof(Id);
-  const auto& records = direction == queries ? q_records_ : k_records_;
   return {{few_.data(), reinterpret_cast<const Id*>(entries_.data()), crowded_.data(), entries_.data(), tokens,
            words * ids_of_word, words},
           {buckets_.data() + direction * most_buckets, counts_of(direction), segments_,
@@ -103,8 +96,7 @@ Collisions<Id> CollisionFinder<Id>::collisions(Direction direction, const Id* ow
           own_order,
           partner_order,
           found_heads_,
-          hashes_,
-          form_ == CollisionForm::words && records ? records->data() : nullptr};
+          hashes_};
 }
 
 template <class Id>
@@ -115,15 +107,9 @@ Collisions<Id> CollisionFinder<Id>::of_queries() const {
 template <class Id>
 Collisions<Id> CollisionFinder<Id>::of_keys() {
   ensure(both_, "collisions: made for the direction of queries only");
-  if (form_ == CollisionForm::lists) {
-    if (k_records_) link(keys, k_records_->data(), q_order_.data());
-    k_records_.reset();
-  }
+  if (k_records_) link(keys, k_records_->data(), q_order_.data());
+  k_records_.reset();
   return collisions(keys, k_order_.data(), q_order_.data());
-}
-
-bool words_fit(const Cuda& cuda, const Sequences& sequences, int hashes, int bits, bool both) {
-  return hashes <= most_counted_hashes && fits_short_rows(cuda, sequences, bits, both);
 }
 
 template class CollisionFinder<std::uint16_t>;

@@ -1,4 +1,4 @@
-// What the kernels that find collisions share: their operands, and what is noted of a row and hash.
+// What the kernels that find collisions share: their operands and the records of matches.
 #pragma once
 
 #include "kernels/cuda/block.cuh"
@@ -19,44 +19,6 @@ struct MatchRecord {
   }
 };
 
-/// Where the count of partner `id` lies in its row: permuted within runs of 64, so that lane 4 g + t of a
-/// fragment finds what it needs of one row in 16 neighbouring bytes: columns 16 u + {2 t, 2 t + 1, 2 t + 8,
-/// 2 t + 9} in word u of run 16 t.
-__host__ __device__ __forceinline__ std::uint32_t count_place(std::uint32_t id) {
-  const std::uint32_t low = (id >> 2 & 14u) | (id & ~14u);  // bits 3, 4, 5 of the id become 1, 2, 3
-  return (id << 3 & 48u) | (low & ~48u);                    // and bits 1, 2 become 4, 5
-}
-
-/// What an own row meets in one hash, in one word: up to 30 / place_bits partners themselves, their number in
-/// the two upper bits and their count_place() below; of more partners their number (few_rows at most, else
-/// MatchRecord::crowded) from bit 16 on and their first place in the partners' order. 0: nobody.
-struct CountWord {
-  static constexpr int most_held = 3, held_shift = 30, count_shift = 16;
-  static constexpr std::uint32_t first_bits = (1u << count_shift) - 1;
-  std::uint32_t word;
-
-  static int place_bits(std::int64_t longest) { return longest <= 1024 ? 10 : 15; }
-  /// `order`: of the partners.
-  template <class Id>
-  static __device__ __forceinline__ std::uint32_t of(std::uint32_t count, std::uint32_t first, const Id* order,
-                                                     int place_bits) {
-    const std::uint32_t held = place_bits <= 10 ? 3 : 2;
-    if (count > held) return (count > few_rows ? MatchRecord::crowded : count) << count_shift | first;
-    std::uint32_t places = 0;
-#pragma unroll
-    for (std::uint32_t i = 0; i < most_held; ++i)
-      if (i < count) places |= count_place(order[first + i]) << i * place_bits;
-    return count << held_shift | places;
-  }
-  /// Partners in the word itself.
-  __device__ __forceinline__ std::uint32_t held() const { return word >> held_shift; }
-  /// Whether the word says where at most few_rows partners lie in the order.
-  __device__ __forceinline__ bool is_listed() const {
-    return word - 1 < (MatchRecord::crowded << count_shift) - 1;
-  }
-  __device__ __forceinline__ bool is_crowded() const { return word >> count_shift == MatchRecord::crowded; }
-};
-
 /// Rows of one side of a group of heads. Lists are head * hashes + hash.
 template <class Id, class Code>
 struct MatchedSide {
@@ -72,7 +34,6 @@ struct MatchWork {
   MatchedSide<Id, Code> q, k;
   int hashes, bits;
   std::int64_t lists;
-  int place_bits;  ///< of the CountWords that are written as records; 0: MatchRecords
 };
 
 /// Sorts both sides and writes records and crowded buckets.

@@ -21,12 +21,6 @@ constexpr std::int64_t rows_of_short_ids = 65536;
 /// Partners of a bucket that are listed one by one; a bucket of more is crowded and worked off as a whole.
 constexpr int few_rows = 8;
 
-/// Most hashes whose collisions of a pair are counted exactly (collision_counts.cuh): 128 + c in bfloat16.
-constexpr int most_counted_hashes = 128;
-
-/// What a finder makes of matches: a list of partners for each row, or only a CountWord for each row and hash.
-enum class CollisionForm : std::uint8_t { lists, words };
-
 /// A run of entries.
 struct EntryRange {
   std::uint32_t first, count;
@@ -84,8 +78,6 @@ struct Collisions {
                             ///< null where the finder was made for one direction
   const Id* partner_order;  ///< the same of partner rows
   int heads, hashes;
-  const std::uint32_t*
-      words;  ///< [heads * hashes][tokens] CountWord of the own rows; null in the form of lists
 };
 
 /// Work area for the collisions of up to `heads` heads, and what it holds after find(). Its size depends on
@@ -94,19 +86,18 @@ template <class Id>
 class CollisionFinder {
  public:
   /// `both`: queries against keys and keys against queries; else only the direction of queries.
-  /// `in_fixed_order`: a segment of crowded buckets for each hash. Words: only where words_fit().
+  /// `in_fixed_order`: a segment of crowded buckets for each hash.
   CollisionFinder(Cuda& cuda, const Sequences& sequences, int hashes, int bits, int heads, bool both,
-                  bool in_fixed_order, CollisionForm form = CollisionForm::lists);
+                  bool in_fixed_order);
 
   /// Bytes of the work area for one head.
-  static std::int64_t bytes_of_head(const Sequences& sequences, int hashes, bool both,
-                                    CollisionForm form = CollisionForm::lists);
+  static std::int64_t bytes_of_head(const Sequences& sequences, int hashes, bool both);
 
   /// Codes [heads * hashes][tokens] of queries and of keys. of_queries() holds from now on.
   template <class Code>
   void find(Cuda& cuda, const Code* q_codes, const Code* k_codes, int heads);
 
-  /// Own rows: queries, partners: keys. Its lists, not its words, end with of_keys().
+  /// Own rows: queries, partners: keys. Its lists end with of_keys().
   Collisions<Id> of_queries() const;
   /// Own rows: keys, partners: queries; once after find(), needs `both`.
   Collisions<Id> of_keys();
@@ -118,7 +109,6 @@ class CollisionFinder {
   std::int64_t counts_of_direction() const {
     return segments_ * (1 + CrowdedBuckets::of_segment) + CrowdedBuckets::of_sums + heads_;
   }
-  std::int64_t listed_heads() const { return form_ == CollisionForm::lists ? heads_ : 0; }
   std::uint32_t* counts_of(Direction direction) const {
     return counts_.data() + direction * counts_of_direction();
   }
@@ -129,7 +119,6 @@ class CollisionFinder {
   Sequences sequences_;
   int hashes_, bits_, heads_, segments_;
   bool both_;
-  CollisionForm form_;
   int found_heads_ = 0;  ///< of the last find()
   Scratch<EntryRange> few_, crowded_;
   Scratch<std::uint32_t> entries_;  ///< ids and sums
@@ -137,11 +126,7 @@ class CollisionFinder {
   /// [directions] of [segments] crowded buckets, [heads] words of entries in use, and the buckets' counters.
   Scratch<std::uint32_t> counts_;
   Scratch<Id> k_order_, q_order_;
-  /// Lists: inside find(), and from find() to of_keys(). Words: from find() to the next one.
-  std::optional<Scratch<std::uint32_t>> q_records_, k_records_;
+  std::optional<Scratch<std::uint32_t>> k_records_;  ///< from find() to of_keys()
 };
-
-/// Whether words can be found: 16-bit ids and codes, sequences that are matched in shared memory.
-bool words_fit(const Cuda& cuda, const Sequences& sequences, int hashes, int bits, bool both);
 
 }  // namespace tern::kernels
