@@ -223,6 +223,21 @@ TEST(Collisions, RowsOfSeveralChunksAndBatchesOfHashes) {
   set_threads(0);
 }
 
+/// Rows so wide that a short sequence is visited tile by tile, with lists of pairs that fill up.
+TEST(Collisions, RowsOfSeveralTiles) {
+  const Batch<float> batch({2100, 40}, 1, 1000);
+  const HashShape shape{HashFamily::gaussian, 20, 11};
+  EXPECT_GT(check(batch, shape, BernoulliGradient::surrogate).sparse, 0);
+  for_each_isa([&](auto& cpu) {
+    const Codes<float, std::uint16_t> codes(cpu, batch, shape);
+    set_threads(1);
+    const auto slopes = gradients(cpu, batch, shape, codes, BernoulliGradient::surrogate);
+    set_threads(3);
+    EXPECT_EQ(slopes, gradients(cpu, batch, shape, codes, BernoulliGradient::surrogate));
+    set_threads(0);
+  });
+}
+
 /// Few rows of one side meet hundreds of the other: not crowded, yet more pairs of one row than a list holds.
 TEST(Collisions, OneRowMayMeetMany) {
   for (const BernoulliGradient gradient : both_gradients) {

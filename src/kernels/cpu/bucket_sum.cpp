@@ -140,9 +140,12 @@ void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Co
     longest = std::max<std::int64_t>(longest, sequences.offsets[s + 1] - sequences.offsets[s]);
   }
   const std::int64_t pairs = sequences.count * value.heads;
-  // Columns of a slice: one cache line of floats where few pairs are to occupy all workers.
-  constexpr std::int64_t narrow = 16, wide = 128;
-  const std::int64_t most = pairs >= 2 * threads() ? wide : narrow;
+  // Columns of a slice: one cache line of floats where few pairs are to occupy all workers, two lines where a
+  // table of whole rows would not fit the cache that the cores share.
+  constexpr std::int64_t narrow = 16, two_lines = 2 * cache_line<T>, wide = 128, most_bytes = 16 << 20;
+  constexpr std::int64_t most_elements = most_bytes / static_cast<std::int64_t>(sizeof(T));
+  const bool fits = longest * std::min<std::int64_t>(value.width, wide) <= most_elements;
+  const std::int64_t most = pairs < 2 * threads() ? narrow : fits ? wide : two_lines;
   const std::int64_t columns = std::min<std::int64_t>(value.width, most);
   if (longest == 0 || columns == 0) return;
   const std::int64_t slices = (value.width + columns - 1) / columns;

@@ -25,9 +25,10 @@ struct GradientBuffers {
         rows{arena.template take<T>((length + 1) * 2 * width), arena.template take<T>((length + 1) * 2 * width),
              arena.template take<T>(length * width), arena.template take<T>(length * 2 * width), width},
         areas(take_areas<SortArea<Code, isa>>(arena, workers, length, std::int64_t{1} << shape.bits)),
-        blocks(take_areas<BucketBlocks<T, isa>>(arena, workers, width)) {}
+        blocks(take_areas<BucketBlocks<T, isa>>(arena, workers, width)),
+        tiles(take_areas<PairTiles<T, isa>>(arena, workers, length, width)) {}
   void clear() const {
-    for (int w = 0; w < workers; ++w) areas[w].clear();
+    for (int w = 0; w < workers; ++w) areas[w].clear(), tiles[w].clear();
   }
 
   int workers;
@@ -35,6 +36,7 @@ struct GradientBuffers {
   GradientRows<T> rows;
   SortArea<Code, isa>* areas;
   BucketBlocks<T, isa>* blocks;
+  PairTiles<T, isa>* tiles;
 };
 
 /// A (sequence, head) pair.
@@ -112,13 +114,18 @@ struct Gradient {
   void visit(std::int64_t length, int hashes, const Buffers& buffers) const {
     const GradientRows<T>& rows = buffers.rows;
     const SortedSide<isa>&query = buffers.lists.query, &key = buffers.lists.key;
-    share_rows(length, [&](std::int64_t begin, std::int64_t end) {
-      PairList<T, isa, false> pairs(rows.query, rows.key, rows.q_sum, rows.width, length, exact());
-      Lists::visit(query, key, begin, end, hashes, pairs);
+    using Tiles = PairTiles<T, isa>;
+    const bool tiled = Tiles::tiled(length, rows.width);
+    const std::int64_t chunk = tiled ? Tiles::tile_rows(rows.width) : visited_chunk;
+    share(buffers.workers, (length + chunk - 1) / chunk, [&](int worker, std::int64_t item) {
+      PairList<T, isa, false> pairs({rows.query, rows.key, rows.q_sum, rows.width, length, exact()},
+                                    tiled ? buffers.tiles + worker : nullptr);
+      Lists::visit(query, key, item * chunk, std::min(length, (item + 1) * chunk), hashes, pairs);
     });
-    share_rows(length, [&](std::int64_t begin, std::int64_t end) {
-      PairList<T, isa, true> pairs(rows.key, rows.query, rows.k_sum, rows.width, length, exact());
-      Lists::visit(key, query, begin, end, hashes, pairs);
+    share(buffers.workers, (length + chunk - 1) / chunk, [&](int worker, std::int64_t item) {
+      PairList<T, isa, true> pairs({rows.key, rows.query, rows.k_sum, rows.width, length, exact()},
+                                   tiled ? buffers.tiles + worker : nullptr);
+      Lists::visit(key, query, item * chunk, std::min(length, (item + 1) * chunk), hashes, pairs);
     });
   }
 

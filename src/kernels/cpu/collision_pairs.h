@@ -7,10 +7,12 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "kernels/cpu/collision_lists.h"
 #include "kernels/cpu/lanes.h"
+#include "kernels/cpu/work_items.h"
 
 namespace tern::kernels {
 
@@ -72,15 +74,23 @@ struct GradientRows {
   std::int64_t width;
 };
 
+/// A row and one of its partners.
+struct Pair {
+  std::uint32_t own, other;
+};
+
 /// Rows [x | y] of one side meet rows [z | u] of the other: x's sum gets (y . u) z, weighted by the exact
 /// weight of x . z if asked, and with `values` (rows of keys) also u.
 template <class T, Isa isa, bool values>
-class PairList {
+class PairSums {
  public:
   using L = Lanes<T, isa>;
+  // The rows of a step are weighed, then added from the first cache, while those `ahead` pairs later are on
+  // their way to it, and their common row's neighbour `own_ahead` rows later is.
+  static constexpr std::int64_t step = 16, ahead = 16, own_ahead = 4;
 
   /// Row `no_token` of both sides is all zero.
-  PairList(const T* own, const T* other, T* sums, std::int64_t width, std::int64_t no_token, bool exact)
+  PairSums(const T* own, const T* other, T* sums, std::int64_t width, std::int64_t no_token, bool exact)
       : own_rows_(own),
         other_rows_(other),
         sums_(sums),
@@ -88,90 +98,46 @@ class PairList {
         no_token_(static_cast<std::uint32_t>(no_token)),
         exact_(exact) {}
 
-  /// What is appended from here on are partners of `row`, by at most hash_batch calls of append.
-  [[gnu::always_inline]] inline void start_row(std::uint32_t row) {
-    end_row();
-    row_ = row;
-    if (count_ > full) [[unlikely]]
-      work_off_most();
-  }
-
-  /// Few partners: all entries are written whatever the count, and the count decides what stays.
-  [[gnu::always_inline]] inline void append(const Partners& partners) {
-    for (std::uint32_t u = 0; u < Partners::most; ++u) other_[count_ + u] = partners.others[u];
-    count_ += partners.count;
-  }
-
-  /// Any number of partners.
-  void append_many(const std::uint32_t* others, std::int64_t count) {
-    for (std::int64_t t = 0; t < count; ++t) {
-      other_[count_++] = others[t];
-      if (count_ > full) work_off_most();
-    }
-  }
-
-  /// Works off all pairs.
-  void finish() {
-    end_row();
-    std::fill(own_ + count_, own_ + count_ + ahead + step, no_token_);
-    std::fill(other_ + count_, other_ + count_ + ahead + step, no_token_);
-    work_off(count_);
-    count_ = row_begin_ = 0;
-  }
-
- private:
-  // The rows of a step are weighed, then added from the first cache, while those `ahead` pairs later are on
-  // their way to it.
-  static constexpr std::int64_t step = 16, ahead = 16, capacity = 512;
-  static constexpr std::int64_t full = capacity - hash_batch * Partners::most;  ///< a row's short lists fit
-  static constexpr std::int64_t cache_line = 64 / static_cast<std::int64_t>(sizeof(T));
-
-  void work_off(std::int64_t pairs) {
+  /// Adds `count` pairs, pairs of one row one after another; the list goes on for ahead + step pairs.
+  void add(const Pair* pairs, std::int64_t count) {
     const std::int64_t vectors = width_ / L::count;
     with_vector_count<isa>(vectors, [&](auto fixed) {
-      for (std::int64_t p = 0; p < pairs; p += step) {
-        weigh<fixed()>(p, vectors);
-        update<fixed()>(p, std::min(pairs, p + step), vectors);
+      for (std::int64_t p = 0; p < count; p += step) {
+        weigh<fixed()>(pairs + p, vectors);
+        update<fixed()>(pairs + p, std::min(count - p, step), vectors);
       }
     });
   }
 
-  [[gnu::always_inline]] inline void end_row() {
-    for (std::int64_t p = row_begin_; p < count_; ++p) own_[p] = row_;
-    row_begin_ = count_;
+  /// Adds all pairs of a list with room for ahead + step more.
+  void add_all(Pair* pairs, std::int64_t count) {
+    std::fill_n(pairs + count, ahead + step, Pair{no_token_, no_token_});
+    add(pairs, count);
   }
 
-  /// Works off all but the last pairs, whose rows may not have arrived yet.
-  [[gnu::noinline]] void work_off_most() {
-    end_row();
-    const std::int64_t pairs = (count_ - ahead) / step * step;
-    work_off(pairs);
-    count_ -= pairs;
-    row_begin_ = count_;
-    std::copy_n(own_ + pairs, count_, own_);
-    std::copy_n(other_ + pairs, count_, other_);
-  }
+ private:
+  static constexpr std::int64_t cache_line = 64 / static_cast<std::int64_t>(sizeof(T));
 
   template <int fixed>
-  void weigh(std::int64_t begin, std::int64_t vectors) {
+  void weigh(const Pair* pairs, std::int64_t vectors) {
     const std::int64_t count = fixed > 0 ? fixed : vectors, width = count * L::count;
-    for (std::int64_t p = 0; p < step; p += L::count) L::store(weight_ + p, dots(begin + p, width, count));
+    for (std::int64_t p = 0; p < step; p += L::count) L::store(weight_ + p, dots(pairs + p, width, count));
     if (!exact_) return;
     for (std::int64_t p = 0; p < step; p += L::count) {
-      L::store(weight_ + p, L::load(weight_ + p) * ExactWeight<T, isa>::of(dots(begin + p, 0, count)));
+      L::store(weight_ + p, L::load(weight_ + p) * ExactWeight<T, isa>::of(dots(pairs + p, 0, count)));
     }
   }
 
-  /// Products of the rows of pairs p, p + 1, ..., of their parts from column `part` on.
-  [[gnu::always_inline]] inline typename L::Vector dots(std::int64_t p, std::int64_t part,
+  /// Products of the rows of the first pairs, of their parts from column `part` on.
+  [[gnu::always_inline]] inline typename L::Vector dots(const Pair* pairs, std::int64_t part,
                                                         std::int64_t vectors) const {
     const std::int64_t width = vectors * L::count;
     typename L::Vector product[L::count];
 #pragma GCC unroll 16
     for (int u = 0; u < L::count; ++u) {
-      const T* own = own_rows_ + own_[p + u] * 2 * width + part;
-      const T* other = other_rows_ + other_[p + u] * 2 * width + part;
-      const T* later = other_rows_ + other_[p + u + ahead] * 2 * width + part;
+      const T* own = own_rows_ + pairs[u].own * 2 * width + part;
+      const T* other = other_rows_ + pairs[u].other * 2 * width + part;
+      const T* later = other_rows_ + pairs[u + ahead].other * 2 * width + part;
       for (std::int64_t c = 0; c < width; c += cache_line) __builtin_prefetch(later + c);
       product[u] = L::load(own) * L::load(other);
       for (std::int64_t c = L::count; c < width; c += L::count) {
@@ -182,21 +148,31 @@ class PairList {
   }
 
   template <int fixed>
-  void update(std::int64_t begin, std::int64_t end, std::int64_t vectors) {
+  void update(const Pair* pairs, std::int64_t end, std::int64_t vectors) {
     constexpr int block = fixed > 0 ? std::min(fixed, 4) : 1;
     const std::int64_t count = fixed > 0 ? fixed : vectors;
-    for (std::int64_t first = begin, last = begin; first < end; first = last) {
-      const std::uint32_t row = own_[first];
-      while (last < end && own_[last] == row) ++last;
+    for (std::int64_t first = 0, last = 0; first < end; first = last) {
+      const std::uint32_t row = pairs[first].own;
+      while (last < end && pairs[last].own == row) ++last;
+      ask_for(row + own_ahead, count * L::count);
       T* sums = sums_ + row * (values ? 2 : 1) * count * L::count;
-      const T* weights = weight_ + (first - begin);
-      for (std::int64_t v = 0; v < count; v += block) add_others<block>(first, last, weights, v, count, sums);
+      for (std::int64_t v = 0; v < count; v += block) {
+        add_others<block>(pairs + first, last - first, weight_ + first, v, count, sums);
+      }
     }
   }
 
-  /// Adds the vectors v .. v + block - 1 of pairs first .. last - 1 to the sums of their common row.
+  /// Asks for a row of the own side and its sums; there need not be such a row.
+  [[gnu::always_inline]] inline void ask_for(std::int64_t row, std::int64_t width) const {
+    const T* own = own_rows_ + row * 2 * width;
+    const T* sums = sums_ + row * (values ? 2 : 1) * width;
+    for (std::int64_t c = exact_ ? 0 : width; c < 2 * width; c += cache_line) __builtin_prefetch(own + c);
+    for (std::int64_t c = 0; c < (values ? 2 : 1) * width; c += cache_line) __builtin_prefetch(sums + c, 1);
+  }
+
+  /// Adds the vectors v .. v + block - 1 of `count` pairs to the sums of their common row.
   template <int block>
-  [[gnu::always_inline]] inline void add_others(std::int64_t first, std::int64_t last, const T* weights,
+  [[gnu::always_inline]] inline void add_others(const Pair* pairs, std::int64_t count, const T* weights,
                                                 std::int64_t v, std::int64_t vectors, T* sums) const {
     const std::int64_t width = vectors * L::count, column = v * L::count;
     typename L::Vector sum[block], value[block];
@@ -205,10 +181,10 @@ class PairList {
       sum[b] = L::load(sums + column + b * L::count);
       if constexpr (values) value[b] = L::load(sums + width + column + b * L::count);
     }
-    for (std::int64_t p = first; p < last; ++p) {
-      const auto weight = L::broadcast(weights[p - first]);
-      const T* other = other_rows_ + other_[p] * 2 * width + column;
-      const T* later = other_rows_ + other_[p + ahead] * 2 * width + column;
+    for (std::int64_t p = 0; p < count; ++p) {
+      const auto weight = L::broadcast(weights[p]);
+      const T* other = other_rows_ + pairs[p].other * 2 * width + column;
+      const T* later = other_rows_ + pairs[p + ahead].other * 2 * width + column;
       for (int c = 0; c < block * L::count; c += cache_line) __builtin_prefetch(later + c);
 #pragma GCC unroll 4
       for (int b = 0; b < block; ++b) {
@@ -223,13 +199,134 @@ class PairList {
     }
   }
 
-  alignas(64) std::uint32_t own_[capacity + ahead + step], other_[capacity + ahead + step];
   alignas(64) T weight_[step];
   const T *own_rows_, *other_rows_;
   T* sums_;
-  std::int64_t width_, count_ = 0, row_begin_ = 0;
-  std::uint32_t no_token_, row_ = 0;
+  std::int64_t width_;
+  std::uint32_t no_token_;
   bool exact_;
+};
+
+/// Pairs by tiles of the other side's rows. A tile fits the cache that the cores share: partners of a long
+/// sequence's rows come from memory, unless those of many rows in one tile are visited together.
+template <class T, Isa isa>
+class PairTiles {
+ public:
+  /// For sides of at most `length` rows [x | y].
+  PairTiles(Arena<isa>& arena, std::int64_t length, std::int64_t width)
+      : bits_(tile_bits(width)),
+        tiles_(tiled(length, width) ? (length >> bits_) + 1 : 0),
+        capacity_((visits << bits_) + gap),
+        counts_(arena.template take<std::int64_t>(tiles_)),
+        pairs_(arena.template take<Pair>(tiles_ * capacity_)) {}
+  void clear() const { std::fill_n(counts_, tiles_, 0); }
+
+  /// Whether the rows of a side exceed the cache by so much that tiles pay.
+  static bool tiled(std::int64_t length, std::int64_t width) { return length > 2 * tile_rows(width); }
+  static std::int64_t tile_rows(std::int64_t width) { return std::int64_t{1} << tile_bits(width); }
+
+  /// Lists pairs; those of a full list are added.
+  template <class Sums>
+  void append(const Pair* pairs, std::int64_t count, Sums& sums) const {
+    static_assert(gap >= Sums::ahead + Sums::step);
+    for (std::int64_t p = 0; p < count; ++p) {
+      const std::int64_t tile = pairs[p].other >> bits_;
+      pairs_[tile * capacity_ + counts_[tile]++] = pairs[p];
+      if (counts_[tile] == capacity_ - gap) [[unlikely]]
+        add_tile(tile, sums);
+    }
+  }
+
+  template <class Sums>
+  void finish(Sums& sums) const {
+    for (std::int64_t tile = 0; tile < tiles_; ++tile) add_tile(tile, sums);
+  }
+
+ private:
+  // Bytes of a tile (measured), and pairs of a list for each row of it: so many share its way from memory.
+  static constexpr std::int64_t tile_bytes = 8 << 20, visits = 8;
+  // Pairs between lists, for what follows a list's end; odd cache lines, as all lists grow at the same time.
+  static constexpr std::int64_t gap = 40;
+
+  static int tile_bits(std::int64_t width) {
+    const std::int64_t rows = tile_bytes / (2 * width * static_cast<std::int64_t>(sizeof(T)));
+    return static_cast<int>(std::bit_width(static_cast<std::uint64_t>(rows) | 1)) - 1;
+  }
+
+  template <class Sums>
+  void add_tile(std::int64_t tile, Sums& sums) const {
+    sums.add_all(pairs_ + tile * capacity_, counts_[tile]);
+    counts_[tile] = 0;
+  }
+
+  int bits_;
+  std::int64_t tiles_, capacity_;
+  std::int64_t* counts_;
+  Pair* pairs_;
+};
+
+/// Pairs as they are found, one row after another.
+template <class T, Isa isa, bool values>
+class PairList {
+ public:
+  using Sums = PairSums<T, isa, values>;
+
+  /// Adds to `sums` in the order of the rows, or tile by tile.
+  PairList(const Sums& sums, const PairTiles<T, isa>* tiles) : sums_(sums), tiles_(tiles) {}
+
+  /// What is appended from here on are partners of `row`, by at most hash_batch calls of append.
+  [[gnu::always_inline]] inline void start_row(std::uint32_t row) {
+    row_ = row;
+    if (count_ > full) [[unlikely]]
+      work_off_most();
+  }
+
+  /// Few partners: all entries are written whatever the count, and the count decides what stays.
+  [[gnu::always_inline]] inline void append(const Partners& partners) {
+    for (std::uint32_t u = 0; u < Partners::most; ++u) pairs_[count_ + u] = {row_, partners.others[u]};
+    count_ += partners.count;
+  }
+
+  /// Any number of partners.
+  void append_many(const std::uint32_t* others, std::int64_t count) {
+    for (std::int64_t t = 0; t < count; ++t) {
+      pairs_[count_++] = {row_, others[t]};
+      if (count_ > full) work_off_most();
+    }
+  }
+
+  /// Works off all pairs.
+  void finish() {
+    if (tiles_ == nullptr) {
+      sums_.add_all(pairs_, count_);
+    } else {
+      tiles_->append(pairs_, count_, sums_);
+      tiles_->finish(sums_);
+    }
+    count_ = 0;
+  }
+
+ private:
+  static constexpr std::int64_t capacity = 512;
+  static constexpr std::int64_t full = capacity - hash_batch * Partners::most;  ///< a row's short lists fit
+
+  /// Works off all but the last pairs, whose rows may not have arrived yet.
+  [[gnu::noinline]] void work_off_most() {
+    const std::int64_t pairs = (count_ - Sums::ahead) / Sums::step * Sums::step;
+    if (tiles_ == nullptr) {
+      sums_.add(pairs_, pairs);
+    } else {
+      tiles_->append(pairs_, pairs, sums_);
+    }
+    count_ -= pairs;
+    std::copy_n(pairs_ + pairs, count_, pairs_);
+  }
+
+  alignas(64) Pair pairs_[capacity + Sums::ahead + Sums::step];
+  Sums sums_;
+  const PairTiles<T, isa>* tiles_;
+  std::int64_t count_ = 0;
+  std::uint32_t row_ = 0;
 };
 
 }  // namespace tern::kernels
