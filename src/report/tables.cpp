@@ -21,13 +21,14 @@ std::string fixed(double value, int digits) {
   return text.data();
 }
 
-std::string spread_text(const SeedStatistics& statistics) {
-  return percent(statistics.mean) + (statistics.deviation ? " ± " + percent(*statistics.deviation) : "");
+std::string deviation_text(const SeedStatistics& statistics) {
+  return statistics.deviation ? percent(*statistics.deviation) : nothing;
 }
 
 std::string score_text(const Cell& cell) {
-  const std::string mark = origin_remark(cell.origin).empty() ? "" : " " + origin_name(cell.origin);
-  return spread_text(cell.test) + " (" + std::to_string(cell.test.count) + ")" + mark;
+  const std::string mark = origin_remark(cell.origin).empty() ? "" : " " + origin_name(cell.origin),
+                    spread = cell.test.deviation ? " ± " + deviation_text(cell.test) : "";
+  return percent(cell.test.mean) + spread + " (" + std::to_string(cell.test.count) + ")" + mark;
 }
 
 template <class T, class Key>
@@ -136,9 +137,12 @@ Row detail_row(const Cell& cell) {
           protocol_name(cell.protocol),
           std::to_string(cell.test.count),
           seeds,
-          spread_text(cell.test),
-          cell.drop_last ? spread_text(*cell.drop_last) : nothing,
-          spread_text(cell.dev),
+          percent(cell.test.mean),
+          deviation_text(cell.test),
+          cell.drop_last ? percent(cell.drop_last->mean) : nothing,
+          cell.drop_last ? deviation_text(*cell.drop_last) : nothing,
+          percent(cell.dev.mean),
+          deviation_text(cell.dev),
           percent(cell.majority),
           cell.published ? fixed(cell.published->percent, 2) : nothing,
           cell.published ? fixed(100 * cell.test.mean - cell.published->percent, 2) : nothing,
@@ -183,8 +187,11 @@ Table detail_table(const Report& report) {
                 "n",
                 "seeds",
                 "test %",
+                "test deviation",
                 "whole batches %",
+                "whole batches deviation",
                 "dev %",
+                "dev deviation",
                 "majority %",
                 "published %",
                 "difference",

@@ -14,8 +14,9 @@ namespace tern::report {
 /// published protocol the published scores, and the majority class at the end. The average is over
 /// averaged_tasks(), where all of them are there.
 Table score_table(const Report& report);
-/// One row for each cell, with all that belongs to a number: both test conventions, published value and source,
-/// device, commit, hashes of data and recipe.
+/// One row for each cell, with all that belongs to a number: both test conventions, the mean and the standard
+/// deviation of each score over the seeds in columns of their own, published value and source, device, commit,
+/// hashes of data and recipe.
 Table detail_table(const Report& report);
 /// One row for each run.
 Table run_table(const Report& report);

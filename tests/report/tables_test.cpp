@@ -45,7 +45,10 @@ TEST_F(ReportTest, a_number_comes_with_spread_count_origin_and_what_was_publishe
                                               detail[0].begin())];
   };
   EXPECT_EQ(column("difference"), "-1.60");
-  EXPECT_EQ(column("whole batches %"), "36.30 ± 0.00");
+  EXPECT_EQ(column("test %"), "35.50");
+  EXPECT_EQ(column("test deviation"), "0.71");
+  EXPECT_EQ(column("whole batches %"), "36.30");
+  EXPECT_EQ(column("whole batches deviation"), "0.00");
   EXPECT_EQ(column("seeds"), "1 2");
   EXPECT_EQ(column("protocol"), "B, Nystromformer/YOSO");
   EXPECT_EQ(column("commit"), "abcdef012345");
@@ -63,6 +66,7 @@ TEST_F(ReportTest, fewer_rows_than_a_batch_have_no_score_of_whole_batches) {
     const auto column = std::find(head.begin(), head.end(), "whole batches %") - head.begin();
     EXPECT_EQ(table.rows[1].at(static_cast<std::size_t>(column)), "-");
   }
+  EXPECT_EQ(report::detail_table(report).rows[1][9], "-") << "whole batches deviation";
 }
 
 TEST_F(ReportTest, nothing_published_is_missed_beside_own_data) {
@@ -78,7 +82,9 @@ TEST_F(ReportTest, nothing_published_is_missed_beside_own_data) {
 
 TEST_F(ReportTest, one_seed_has_no_spread) {
   add(listops_result(1, 0.36));
-  EXPECT_EQ(report::score_table(gathered()).rows[1][1], "36.00 (1) generated");
+  const report::Report report = gathered();
+  EXPECT_EQ(report::score_table(report).rows[1][1], "36.00 (1) generated");
+  EXPECT_EQ(report::detail_table(report).rows[1][7], "-") << "test deviation";
 }
 
 TEST_F(ReportTest, a_shortened_run_has_nothing_published_beside_it) {
