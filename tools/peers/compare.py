@@ -9,14 +9,13 @@
 <!-- train_step --> and <!-- end --> of a page, or with --check exits 1 where that is not what the result says.
 """
 
-import argparse
 import json
 import os
 import platform
 import sys
 from pathlib import Path
 
-from comparison import add_table_command, commit, output_of
+from comparison import commit, main, output_of
 
 CONFIG = "configs/lra/listops.yaml"
 YOSO = ["--set", "model.attention.kind=yoso"]
@@ -116,20 +115,13 @@ def table_of(result):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    timed = commands.add_parser("run")
+def add_options(timed):
     timed.add_argument("--program", required=True)
     timed.add_argument("--records", required=True)
     timed.add_argument("--out", required=True)
     timed.add_argument("--threads", type=int, default=2)
     timed.add_argument("--processors", default="")
-    timed.set_defaults(work=run)
-    add_table_command(commands, table_of)
-    options = parser.parse_args()
-    options.work(options)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, add_options, run, table_of)

@@ -10,12 +10,11 @@ what the result says. The shapes are those of the Long Range Arena; the ids are 
 is named.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from comparison import add_table_command, commit, output_of
+from comparison import commit, main, output_of
 
 CONFIG = "configs/lra/listops.yaml"
 # title: (batch, length, vocabulary, classes, pair)
@@ -169,19 +168,12 @@ def table_of(result):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    timed = commands.add_parser("run")
+def add_options(timed):
     timed.add_argument("--build", required=True)
     timed.add_argument("--out", required=True)
     timed.add_argument("--listops", default="", help="records of the real task")
     timed.add_argument("--imdb-lengths", default="", help="bytes of each review, one a line")
-    timed.set_defaults(work=run)
-    add_table_command(commands, table_of)
-    options = parser.parse_args()
-    options.work(options)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, add_options, run, table_of)

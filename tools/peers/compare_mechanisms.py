@@ -9,12 +9,11 @@ stands between <!-- mechanisms -->, the name of the result, and <!-- end --> in 
 where that is not what the result says. The peers and their settings are in mechanisms.py; tern gets the same.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from comparison import add_table_command, commit, output_of
+from comparison import commit, main, output_of
 
 
 def settings_text(row):
@@ -118,10 +117,7 @@ def table_of(result):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    timed = commands.add_parser("run")
+def add_options(timed):
     timed.add_argument("--build", required=True)
     timed.add_argument("--out", required=True)
     timed.add_argument("--plot", default="", help="SVG file of time against the length")
@@ -135,11 +131,7 @@ def main():
     timed.add_argument("--head-width", type=int, default=64)
     timed.add_argument("--seconds", type=float, default=10, help="of the calls of a case")
     timed.add_argument("--modes", default="eager,compile", help="of the peers: eager, compile, reduce-overhead")
-    timed.set_defaults(work=run)
-    add_table_command(commands, table_of)
-    options = parser.parse_args()
-    options.work(options)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, add_options, run, table_of)

@@ -7,12 +7,11 @@
 <!-- yoso_h100 --> and <!-- end --> of a page, or with --check exits 1 where that is not what the result says.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from comparison import add_table_command, commit, output_of
+from comparison import commit, main, output_of
 
 NAMES = {"YOSO-32": "yoso:hashes=32", "YOSO-16": "yoso:hashes=16", "tern softmax": "softmax"}
 EXACT = "cuDNN softmax"
@@ -88,17 +87,10 @@ def table_of(result):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    timed = commands.add_parser("run")
+def add_options(timed):
     timed.add_argument("--build", required=True)
     timed.add_argument("--out", required=True)
-    timed.set_defaults(work=run)
-    add_table_command(commands, table_of)
-    options = parser.parse_args()
-    options.work(options)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, add_options, run, table_of)

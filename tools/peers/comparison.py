@@ -1,6 +1,7 @@
 """What the comparison programs share: runs of programs that print JSON lines, and tables of pages made from
 results."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -27,7 +28,7 @@ def commit():
     return found.stdout.strip() if found.returncode == 0 else "unknown"
 
 
-def add_table_command(commands, table_of):
+def _add_table_command(commands, table_of):
     """`table RESULT PAGE [--check]`: what stands between <!-- name of the result file --> and <!-- end -->
     becomes table_of(result)."""
 
@@ -53,3 +54,18 @@ def add_table_command(commands, table_of):
     written.add_argument("page")
     written.add_argument("--check", action="store_true")
     written.set_defaults(work=table)
+
+
+def main(description, add_options, run, table_of):
+    """The command line of a comparison: `run`, with the options that add_options(parser) gives it, calls
+    run(options); `table` as above."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    timed = commands.add_parser("run")
+    add_options(timed)
+    timed.set_defaults(work=run)
+    _add_table_command(commands, table_of)
+    options = parser.parse_args()
+    options.work(options)
