@@ -13,6 +13,8 @@ namespace {
 
 constexpr double log2_e = 1.44269504088896340736;
 constexpr int sample_queries = 2048;  ///< of one block that differentiates sampled keys
+/// Segments of places that do not exist: no key is seen in one, and no query of the other sees any.
+constexpr int no_key = 1 << 30, no_query = -(1 << 30);
 
 /// One round over the batch; round options.rounds is that of the samples.
 template <class T>
@@ -72,11 +74,11 @@ class SortedRound {
     return queries_in_reach(pass_.options.rule, first, last, tokens_);
   }
   __device__ void load_queries(int first, int last, TileTokens& to) const {
-    load(pass_.options.queries, first, last, to,
+    load(pass_.options.queries, first, last, no_query, to,
          [&](int place) { return sorted(pass_.options.queries, query_round_, place); });
   }
   __device__ void load_keys(int first, int last, TileTokens& to) const {
-    load(pass_.options.keys, first, last, to, [&](int place) {
+    load(pass_.options.keys, first, last, no_key, to, [&](int place) {
       return pass_.is_sampled() ? begin_ + sampled_key(pass_.options.stream, sample_, head_, place, tokens_)
                                 : sorted(pass_.options.keys, key_round_, place);
     });
@@ -99,16 +101,22 @@ class SortedRound {
                ? scaled - static_cast<A>(self_penalty * log2_e)
                : scaled;
   }
-  /// The logit plus the factor's logarithm; -infinity: the query does not see the key.
-  __device__ __forceinline__ float score(const TileTokens& queries, int query, const TileTokens& keys, int key,
-                                         float product) const {
-    const int times = times_seen(queries, query, keys, key);
-    if (times == 0) return -INFINITY;
-    const float summand = pass_.is_sampled() ? log2f(sample_factor<float>())
-                          : times == 1       ? 0.0f
-                                             : -log2f(static_cast<float>(times));
-    return logit(queries, query, keys, key, product) + summand;
+  template <class A>
+  __device__ __forceinline__ A sample_factor() const {
+    return static_cast<A>(tokens_) / static_cast<A>(samples());
   }
+
+  __device__ __forceinline__ bool is_sampled() const { return pass_.is_sampled(); }
+  /// Whether the queries are those of the first block and the keys those of the last one.
+  __device__ __forceinline__ bool is_wrap() const { return is_wrap_; }
+  /// Whether a pair's weight is divided by the number of rounds in which the query sees the key.
+  __device__ __forceinline__ bool counts_rounds() const { return pass_.options.counts_once && !is_wrap_; }
+  __device__ __forceinline__ bool excludes_self() const { return pass_.options.excludes_self; }
+  __device__ __forceinline__ float scale() const { return static_cast<float>(pass_.options.scale * log2_e); }
+  __device__ __forceinline__ int rounds() const { return pass_.options.rounds; }
+  __device__ __forceinline__ int query_round() const { return query_round_; }
+  __device__ __forceinline__ int key_round() const { return key_round_; }
+  __device__ __forceinline__ int wrapped() const { return wrapped_; }
 
  private:
   /// 0: the query does not see the key in this round; else by how many its weight is divided.
@@ -127,10 +135,6 @@ class SortedRound {
     for (int r = 0; r < pass_.options.rounds; ++r) rounds += sees_in(queries, query, keys, key, r) ? 1 : 0;
     return rounds;
   }
-  template <class A>
-  __device__ __forceinline__ A sample_factor() const {
-    return static_cast<A>(tokens_) / static_cast<A>(samples());
-  }
   __device__ int sorted(const SortedSide& side, int round, int place) const {
     return side.order[list_ + round * pass_.sequences.tokens + begin_ + place];
   }
@@ -140,13 +144,15 @@ class SortedRound {
   }
   /// All threads take part; the caller synchronizes before and after.
   template <class TokenAt>
-  __device__ void load(const SortedSide& side, int first, int last, TileTokens& to, TokenAt token_at) const {
+  __device__ void load(const SortedSide& side, int first, int last, int nowhere, TileTokens& to,
+                       TokenAt token_at) const {
     to.count = last - first < to.size ? last - first : to.size;
     for (int i = static_cast<int>(threadIdx.x); i < to.size; i += static_cast<int>(blockDim.x)) {
       const int token = i < to.count ? token_at(first + i) : -1;
       to.token[i] = token;
       for (int r = 0; r < pass_.options.rounds; ++r)
-        to.segment[r * to.size + i] = token < 0 ? 0 : side.segment[list_ + r * pass_.sequences.tokens + token];
+        to.segment[r * to.size + i] =
+            token < 0 ? nowhere : side.segment[list_ + r * pass_.sequences.tokens + token];
     }
   }
 
@@ -174,18 +180,20 @@ struct SortedBackward {
   Accumulate<T>*slot_dk = nullptr, *slot_dv = nullptr;  ///< [pieces, heads, samples, width]
 };
 
-/// What a query brings to its pairs, [3][tile].
+/// What a query brings to its pairs, [3][tile]; zeros behind the last query.
 template <class A>
 struct QueryValues {
   A *top, *inverse, *dot;
   __device__ QueryValues(A* memory, int size) : top(memory), inverse(memory + size), dot(memory + 2 * size) {}
   template <class T>
   __device__ void load(const SortedBackward<T>& in, const TileTokens& queries, int head) {
-    for (int i = static_cast<int>(threadIdx.x); i < queries.count; i += static_cast<int>(blockDim.x)) {
-      const std::int64_t place = static_cast<std::int64_t>(head) * in.pass.sequences.tokens + queries.token[i];
-      top[i] = in.sums.top[place];
-      inverse[i] = in.sums.inverse[place];
-      dot[i] = in.dots[place];
+    for (int i = static_cast<int>(threadIdx.x); i < queries.size; i += static_cast<int>(blockDim.x)) {
+      const bool exists = i < queries.count;
+      const std::int64_t place =
+          static_cast<std::int64_t>(head) * in.pass.sequences.tokens + (exists ? queries.token[i] : 0);
+      top[i] = exists ? in.sums.top[place] : A{0};
+      inverse[i] = exists ? in.sums.inverse[place] : A{0};
+      dot[i] = exists ? in.dots[place] : A{0};
     }
   }
 };

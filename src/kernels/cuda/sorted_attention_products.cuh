@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/attention_launch.cuh"
 #include "kernels/cuda/row_statistics.cuh"
-#include "kernels/cuda/sorted_attention.cuh"
+#include "kernels/cuda/sorted_attention_scores.cuh"
 
 namespace tern::kernels {
 namespace {
@@ -32,16 +32,6 @@ __device__ __forceinline__ void gather_tile(std::uint32_t tile, const Heads<cons
       if (c < columns) word[c / 2] |= std::uint32_t{source[c].bits} << 16 * (c % 2);
     store_16(target, word);
   }
-}
-
-/// Row and column, in their tiles, of element i of block u of a chunk's products.
-template <class Shape>
-__device__ __forceinline__ int chunk_row(int i) {
-  return block_row<Shape>(0, i % 4 / 2);
-}
-template <class Shape>
-__device__ __forceinline__ int chunk_column(int u, int i) {
-  return 16 * Shape::group(u) + 8 * (i / 4) + 2 * (static_cast<int>(threadIdx.x) % 4) + i % 2;
 }
 
 /// Visits a lane's pairs of neighbouring sums that exist: visit(row of the tile, column of the head, first,
@@ -109,6 +99,7 @@ struct SortedProducts {
     typename Shape::Outputs out;
     RowStatistics<Shape> statistics;
     load_state(pass, state, queries, place, out, statistics);
+    const SortedScores<Shape, false> scores(round, queries, keys);
     for (int range = 0; range < 2; ++range) {
       round.meet_keys(range);
       for (int key = place.streamed.first[range]; key < place.streamed.last[range]; key += rows) {
@@ -127,12 +118,7 @@ struct SortedProducts {
           typename Shape::Products s;
           typename Shape::Weights weights;
           multiply<Shape>(s, query_rows, key_tile + c * Shape::chunk * Shape::row_bytes, column_lane);
-#pragma unroll
-          for (int i = 0; i < 8 * Shape::blocks16; ++i) {
-            float& score = s[i / 8][i / 4 % 2][i % 4];
-            score = round.score(queries, chunk_row<Shape>(i % 8), keys,
-                                c * Shape::chunk + chunk_column<Shape>(i / 8, i % 8), score);
-          }
+          scores.score(s, c * Shape::chunk);
           statistics.weigh(s, out, weights);
           accumulate<Shape>(out, weights, value_tile + c * Shape::chunk * Shape::row_bytes, row_lane,
                             place.column / columns);
@@ -170,6 +156,7 @@ struct SortedProducts {
     typename Shape::Outputs sums, value_sums;
     clear_outputs<Shape>(sums);
     clear_outputs<Shape>(value_sums);
+    const SortedScores<Shape, keys_resident> scores(round, resident, streamed);
     for (int range = 0; range < 2; ++range) {
       if constexpr (keys_resident)
         round.meet_queries(range);
@@ -197,7 +184,8 @@ struct SortedProducts {
           typename Shape::Weights weights, packed_slopes;
           multiply<Shape>(s, kept_rows, chunk, column_lane);
           multiply<Shape>(slopes, kept_slopes, chunk + Shape::tile_bytes, column_lane);
-          weigh<keys_resident>(round, query_values, resident, streamed, c * Shape::chunk, s, slopes);
+          scores.score(s, c * Shape::chunk);
+          weigh<keys_resident>(query_values, c * Shape::chunk, s, slopes);
 #pragma unroll
           for (int u = 0; u < Shape::blocks16; ++u) {
             if constexpr (keys_resident) weights[u] = pack_fragment(s[u]);
@@ -275,25 +263,36 @@ struct SortedProducts {
     }
   }
 
-  /// Products -> weights, and products of dout and v -> gradients of the scores; the streamed rows of the chunk
+  /// Scores -> weights, and products of dout and v -> gradients of the scores; the streamed rows of the chunk
   /// begin at `first`.
   template <bool keys_resident>
-  static __device__ __forceinline__ void weigh(const SortedRound<bfloat16>& round,
-                                               const QueryValues<float>& values, const TileTokens& resident,
-                                               const TileTokens& streamed, int first,
+  static __device__ __forceinline__ void weigh(const QueryValues<float>& values, int first,
                                                typename Shape::Products& s, typename Shape::Products& slopes) {
-    const TileTokens &queries = keys_resident ? streamed : resident,
-                     &keys = keys_resident ? resident : streamed;
+    const auto weigh_pair = [](float top, float inverse, float dot, float& weight, float& slope) {
+      weight = power_of_two(weight - top) * inverse;
+      slope = weight * (slope - dot);
+    };
+    float top[2], inverse[2], dot[2];
+    if constexpr (!keys_resident) {
 #pragma unroll
-    for (int i = 0; i < 8 * Shape::blocks16; ++i) {
-      const int row = chunk_row<Shape>(i % 8), column = first + chunk_column<Shape>(i / 8, i % 8),
-                query = keys_resident ? column : row, key = keys_resident ? row : column;
-      float &weight = s[i / 8][i / 4 % 2][i % 4], &slope = slopes[i / 8][i / 4 % 2][i % 4];
-      const float score = round.score(queries, query, keys, key, weight);
-      const bool is_seen = score > -INFINITY;  // what lies behind a tile's queries is not initialized
-      weight = is_seen ? power_of_two(score - values.top[query]) * values.inverse[query] : 0.0f;
-      slope = is_seen ? weight * (slope - values.dot[query]) : 0.0f;
+      for (int half = 0; half < 2; ++half) {
+        const int row = block_row<Shape>(0, half);
+        top[half] = values.top[row], inverse[half] = values.inverse[row], dot[half] = values.dot[row];
+      }
     }
+    for_each_columns<Shape>(first, [&](int u, int j, int column) {
+      if constexpr (keys_resident) {
+        const Pack<float, 2> tops = neighbours(values.top + column), dots = neighbours(values.dot + column),
+                             inverses = neighbours(values.inverse + column);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          weigh_pair(tops.item[i % 2], inverses.item[i % 2], dots.item[i % 2], s[u][j][i], slopes[u][j][i]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          weigh_pair(top[i / 2], inverse[i / 2], dot[i / 2], s[u][j][i], slopes[u][j][i]);
+      }
+    });
   }
 
   template <bool keys_resident>
