@@ -1,12 +1,11 @@
 // Attention along a sort, forward: rounds follow one another, and a block owns a tile of queries of one round.
 // The sums of weighted values, the largest logit and the sum of the weights of each query lie in memory between
 // rounds. Deterministic. Cost for each query and key of a tile: 2 x width multiply-adds and an exponential.
+#include "kernels/cuda/sorted_attention_rows.cuh"
 #include "kernels/cuda/sorted_method.cuh"
 
 namespace tern::kernels {
 namespace {
-
-constexpr int row_threads = 256;
 
 /// Block: a tile of a sequence's queries in one head and round, and a chunk of the width.
 template <class T, class Method>
@@ -23,25 +22,31 @@ __global__ void __launch_bounds__(Method::threads, Method::blocks)
                  {head, chunk * Method::columns, part.first, last, round.keys_of(part.first, last)}, shared);
 }
 
-/// out = sums / total, with zeros outside all sequences. A warp owns a row.
-template <class T>
+/// out = sums / total, with zeros outside all sequences.
+template <class T, int items>
 __global__ void __launch_bounds__(row_threads)
     divide_rows(Sequences sequences, const Accumulate<T>* rows, const Accumulate<T>* top,
                 const Accumulate<T>* total, Heads<T> out, WeightSums<Accumulate<T>> sums) {
   using A = Accumulate<T>;
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  for (std::int64_t i = thread_index() / warp_lanes; i < sequences.tokens * out.heads;
-       i += grid_threads() / warp_lanes) {
-    const std::int64_t token = i / out.heads, place = i % out.heads * sequences.tokens + token;
-    const bool exists = token < sequences.offsets[sequences.count];
+  const int real = sequences.offsets[sequences.count];
+  visit_rows(out.tokens, out.heads, [&](std::int64_t token, int head, std::int64_t row) {
+    if (token >= out.tokens) return;
+    const bool exists = token < real;
+    const std::int64_t place = head * sequences.tokens + token;
     const A inverse = exists ? A{1} / total[place] : A{0};
-    for (int c = lane; c < out.width; c += warp_lanes)
-      row_of(out, token, static_cast<int>(i % out.heads))[c] =
-          from_accumulate<T>(exists ? rows[i * out.width + c] * inverse : A{0});
-    if (lane > 0) continue;
+    visit_packs<items>(out.width, [&](int column) {
+      Pack<T, items> pack{};
+      if (exists) {
+        const Pack<A, items> values = load_pack<items>(rows + row * out.width + column);
+#pragma unroll
+        for (int i = 0; i < items; ++i) pack.item[i] = from_accumulate<T>(values.item[i] * inverse);
+      }
+      store_pack(row_of(out, token, head) + column, pack);
+    });
+    if (threadIdx.x % row_lanes != 0) return;
     sums.top[place] = exists ? top[place] : A{0};
     sums.inverse[place] = inverse;
-  }
+  });
 }
 
 template <class Method, class T>
@@ -69,8 +74,12 @@ void run_rounds(Cuda& cuda, SortedPass<T> pass, Heads<T> out, const WeightSums<A
     check_launch("sorted_attention");
     std::swap(old_state, new_state);
   }
-  divide_rows<T><<<grid_for(cuda, rows * warp_lanes, row_threads), row_threads, 0, cuda.stream>>>(
-      pass.sequences, rows_of_sums.data(), old_state, old_state + rows, out, sums);
+  with_pack(
+      [&]<int items>(std::integral_constant<int, items>) {
+        divide_rows<T, items><<<row_grid(cuda, out), row_threads, 0, cuda.stream>>>(
+            pass.sequences, rows_of_sums.data(), old_state, old_state + rows, out, sums);
+      },
+      out);
   check_launch("sorted_attention: division");
 }
 

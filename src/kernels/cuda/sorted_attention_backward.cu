@@ -2,12 +2,11 @@
 // of keys (dk, dv), and both compute the weights again. Shares of sampled keys are summed over pieces of the
 // sequence, and then by the first slot that drew a key. Deterministic. Cost for each query and key of a tile: 7
 // x width multiply-adds and two exponentials.
+#include "kernels/cuda/sorted_attention_rows.cuh"
 #include "kernels/cuda/sorted_method.cuh"
 
 namespace tern::kernels {
 namespace {
-
-constexpr int row_threads = 256;
 
 /// Sequences have pieces of sample_queries tokens; this numbers those of a batch without gaps that matter.
 __device__ std::int64_t first_piece(int begin, int sequence) { return begin / sample_queries + sequence; }
@@ -98,39 +97,48 @@ __global__ void __launch_bounds__(row_threads) add_samples(SortedBackward<T> in)
   }
 }
 
-/// dots[head, token] = sum_c dout out. A warp owns a row.
-template <class T>
+/// dots[head, token] = sum_c dout out.
+template <class T, int items>
 __global__ void __launch_bounds__(row_threads)
     multiply_rows(Heads<const T> dout, Heads<const T> out, Accumulate<T>* dots) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  for (std::int64_t i = thread_index() / warp_lanes; i < out.tokens * out.heads;
-       i += grid_threads() / warp_lanes) {
-    const std::int64_t token = i / out.heads;
-    const int head = static_cast<int>(i % out.heads);
+  visit_rows(out.tokens, out.heads, [&](std::int64_t token, int head, std::int64_t) {
+    const bool exists = token < out.tokens;
     Accumulate<T> sum = 0;
-    for (int c = lane; c < out.width; c += warp_lanes)
-      sum += to_accumulate(row_of(dout, token, head)[c]) * to_accumulate(row_of(out, token, head)[c]);
-    sum = warp_sum(sum);
-    if (lane == 0) dots[head * out.tokens + token] = sum;
-  }
+    if (exists)
+      visit_packs<items>(out.width, [&](int column) {
+        const Pack<T, items> a = load_pack<items>(row_of(dout, token, head) + column),
+                             b = load_pack<items>(row_of(out, token, head) + column);
+#pragma unroll
+        for (int i = 0; i < items; ++i) sum += to_accumulate(a.item[i]) * to_accumulate(b.item[i]);
+      });
+    sum = warp_sum(sum, row_lanes);
+    if (exists && threadIdx.x % row_lanes == 0) dots[head * out.tokens + token] = sum;
+  });
 }
 
 /// The three gradients, with zeros outside all sequences.
-template <class T>
+template <class T, int items>
 __global__ void __launch_bounds__(row_threads)
     write_gradients(Sequences sequences, SortedBackward<T> in, AttentionGradients<T> out) {
-  const std::int64_t row = std::int64_t{out.dq.heads} * out.dq.width,
-                     real = sequences.offsets[sequences.count] * row;
-  for (std::int64_t i = thread_index(); i < sequences.tokens * row; i += grid_threads()) {
-    const std::int64_t token = i / row;
-    const int head = static_cast<int>(i % row / out.dq.width), c = static_cast<int>(i % out.dq.width);
-    const auto value = [&](const Accumulate<T>* sums) {
-      return from_accumulate<T>(i < real ? sums[i] : Accumulate<T>{0});
-    };
-    row_of(out.dq, token, head)[c] = value(in.dq);
-    row_of(out.dk, token, head)[c] = value(in.dk);
-    row_of(out.dv, token, head)[c] = value(in.dv);
-  }
+  const int real = sequences.offsets[sequences.count];
+  const auto write = [&](const Accumulate<T>* sums, T* to, bool exists) {
+    Pack<T, items> pack{};
+    if (exists) {
+      const Pack<Accumulate<T>, items> values = load_pack<items>(sums);
+#pragma unroll
+      for (int i = 0; i < items; ++i) pack.item[i] = from_accumulate<T>(values.item[i]);
+    }
+    store_pack(to, pack);
+  };
+  visit_rows(sequences.tokens, out.dq.heads, [&](std::int64_t token, int head, std::int64_t row) {
+    if (token >= sequences.tokens) return;
+    visit_packs<items>(out.dq.width, [&](int column) {
+      const std::int64_t at = row * out.dq.width + column;
+      write(in.dq + at, row_of(out.dq, token, head) + column, token < real);
+      write(in.dk + at, row_of(out.dk, token, head) + column, token < real);
+      write(in.dv + at, row_of(out.dv, token, head) + column, token < real);
+    });
+  });
 }
 
 template <class T>
@@ -190,12 +198,19 @@ void sorted_attention_backward(Cuda& cuda, const Sequences& sequences, const Att
       .dq = sums_of_rounds.data(),
       .dk = sums_of_rounds.data() + values,
       .dv = sums_of_rounds.data() + 2 * values};
-  multiply_rows<T>
-      <<<grid_for(cuda, rows * warp_lanes, row_threads), row_threads, 0, cuda.stream>>>(dout, out, dots.data());
+  with_pack(
+      [&]<int items>(std::integral_constant<int, items>) {
+        multiply_rows<T, items><<<row_grid(cuda, out), row_threads, 0, cuda.stream>>>(dout, out, dots.data());
+      },
+      dout, out);
   check_launch("sorted_attention: products of rows");
   with_sorted_method<T, 3>(in.q.width, [&]<class Method>(Method) { run_rounds<Method>(cuda, arguments); });
-  write_gradients<T>
-      <<<grid_for(cuda, values, row_threads), row_threads, 0, cuda.stream>>>(sequences, arguments, gradients);
+  with_pack(
+      [&]<int items>(std::integral_constant<int, items>) {
+        write_gradients<T, items>
+            <<<row_grid(cuda, gradients.dq), row_threads, 0, cuda.stream>>>(sequences, arguments, gradients);
+      },
+      gradients.dq, gradients.dk, gradients.dv);
   check_launch("sorted_attention: gradients");
 }
 
