@@ -74,14 +74,25 @@ class SortedRound {
     return queries_in_reach(pass_.options.rule, first, last, tokens_);
   }
   __device__ void load_queries(int first, int last, TileTokens& to) const {
-    load(pass_.options.queries, first, last, no_query, to,
-         [&](int place) { return sorted(pass_.options.queries, query_round_, place); });
+    load(pass_.options.queries, first, last, no_query, to, [&](int place) { return token_at<false>(place); });
   }
   __device__ void load_keys(int first, int last, TileTokens& to) const {
-    load(pass_.options.keys, first, last, no_key, to, [&](int place) {
+    load(pass_.options.keys, first, last, no_key, to, [&](int place) { return token_at<true>(place); });
+  }
+  /// Token of a key's or a query's place in the range that is met.
+  template <bool is_key>
+  __device__ __forceinline__ int token_at(int place) const {
+    if constexpr (is_key) {
       return pass_.is_sampled() ? begin_ + sampled_key(pass_.options.stream, sample_, head_, place, tokens_)
                                 : sorted(pass_.options.keys, key_round_, place);
-    });
+    } else {
+      return sorted(pass_.options.queries, query_round_, place);
+    }
+  }
+  template <bool is_key>
+  __device__ __forceinline__ const std::int32_t* segment_of(int token, int round) const {
+    const SortedSide& side = is_key ? pass_.options.keys : pass_.options.queries;
+    return side.segment + list_ + round * pass_.sequences.tokens + token;
   }
 
   /// What the weight of a pair of the tile is multiplied with; 0: the query does not see the key.

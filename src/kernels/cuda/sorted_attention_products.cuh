@@ -5,34 +5,10 @@
 
 #include "kernels/cuda/attention_launch.cuh"
 #include "kernels/cuda/row_statistics.cuh"
-#include "kernels/cuda/sorted_attention_scores.cuh"
+#include "kernels/cuda/sorted_attention_stream.cuh"
 
 namespace tern::kernels {
 namespace {
-
-/// Enqueues the copy of the rows of `tokens`, 64 of them; zeros where there is none.
-template <class Shape>
-__device__ __forceinline__ void gather_tile(std::uint32_t tile, const Heads<const bfloat16>& from,
-                                            const TileTokens& tokens, int head, bool packed) {
-  using Layout = TileLayout<Shape::width>;
-#pragma unroll 4
-  for (int i = 0; i < Shape::rows * Layout::row_packs / Shape::threads; ++i) {
-    const int item = i * Shape::threads + static_cast<int>(threadIdx.x);
-    const int row = item / Layout::row_packs, pack = item % Layout::row_packs;
-    const int columns = row < tokens.count ? min(max(from.width - 8 * pack, 0), 8) : 0;
-    const bfloat16* source = columns > 0 ? row_of(from, tokens.token[row], head) + 8 * pack : from.data;
-    const std::uint32_t target = tile + Layout::offset(row, pack);
-    if (packed) {
-      copy_16(target, source, 2 * columns);
-      continue;
-    }
-    std::uint32_t word[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int c = 0; c < 8; ++c)
-      if (c < columns) word[c / 2] |= std::uint32_t{source[c].bits} << 16 * (c % 2);
-    store_16(target, word);
-  }
-}
 
 /// Visits a lane's pairs of neighbouring sums that exist: visit(row of the tile, column of the head, first,
 /// second, whether the second exists).
@@ -71,24 +47,24 @@ template <class Shape>
 struct SortedProducts {
   static_assert(Shape::row_tiles == 1 && Shape::rows == Shape::columns);
   static constexpr int rows = Shape::rows, columns = Shape::outputs;
-  static constexpr int threads = Shape::threads, blocks = Shape::blocks;
+  static constexpr int threads = Shape::threads, blocks = Shape::blocks, stages = sorted_stages<Shape>;
 
   static std::size_t forward_bytes(int rounds) {
-    return Shape::rows_bytes + 2 * Shape::tile_bytes + token_bytes(rounds);
+    return Shape::rows_bytes + stages * 2 * Shape::tile_bytes + token_bytes(rounds);
   }
   template <bool keys_resident>
   static std::size_t backward_bytes(int rounds) {
-    return 2 * (Shape::rows_bytes + Shape::tile_bytes) + 3 * rows * sizeof(float) + token_bytes(rounds);
+    return 2 * (Shape::rows_bytes + stages * Shape::tile_bytes) + stages * 3 * rows * sizeof(float) +
+           token_bytes(rounds);
   }
 
   /// Adds a round's share of the weighted values of a tile of queries.
   static __device__ __forceinline__ void attend(const SortedPass<bfloat16>& pass,
                                                 const SortedState<float>& state, SortedRound<bfloat16>& round,
                                                 const SortedPlace& place, std::byte* shared) {
-    const std::uint32_t query_tile = shared_address_of(shared), key_tile = query_tile + Shape::rows_bytes,
-                        value_tile = key_tile + Shape::tile_bytes;
-    int* const ints = reinterpret_cast<int*>(shared + Shape::rows_bytes + 2 * Shape::tile_bytes);
-    TileTokens queries(ints, rows), keys(ints + TileTokens::ints(rows, pass.options.rounds), rows);
+    const std::uint32_t query_tile = shared_address_of(shared), tiles = query_tile + Shape::rows_bytes;
+    int* const ints = reinterpret_cast<int*>(shared + Shape::rows_bytes + stages * 2 * Shape::tile_bytes);
+    TileTokens queries(ints, rows);
     round.load_queries(place.first, place.last, queries);
     __syncthreads();
     gather_tile<Shape>(query_tile, pass.in.q, queries, place.head, pass.packed);
@@ -99,32 +75,29 @@ struct SortedProducts {
     typename Shape::Outputs out;
     RowStatistics<Shape> statistics;
     load_state(pass, state, queries, place, out, statistics);
-    const SortedScores<Shape, false> scores(round, queries, keys);
-    for (int range = 0; range < 2; ++range) {
-      round.meet_keys(range);
-      for (int key = place.streamed.first[range]; key < place.streamed.last[range]; key += rows) {
-        __syncthreads();
-        round.load_keys(key, place.streamed.last[range], keys);
-        __syncthreads();
-        gather_tile<Shape>(key_tile, pass.in.k, keys, place.head, pass.packed);
-        gather_tile<Shape>(value_tile, pass.in.v, keys, place.head, pass.packed);
-        wait_copies();
-        __syncthreads();
-        if (!is_kept) query_rows.keep();
-        is_kept = true;
-        if (block_row<Shape>(0, 0) / 16 * 16 >= queries.count) continue;
+    const auto enqueue = [&](const TileTokens& keys, int stage) {
+      const std::uint32_t tile = tiles + stage * 2 * Shape::tile_bytes;
+      gather_tile<Shape>(tile, pass.in.k, keys, place.head, pass.packed);
+      gather_tile<Shape>(tile + Shape::tile_bytes, pass.in.v, keys, place.head, pass.packed);
+    };
+    const auto multiply_tile = [&](const TileTokens& keys, int stage) {
+      if (!is_kept) query_rows.keep();
+      is_kept = true;
+      if (block_row<Shape>(0, 0) / 16 * 16 >= queries.count) return;
+      const SortedScores<Shape, false> scores(round, queries, keys);
 #pragma unroll 1
-        for (int c = 0; c * Shape::chunk < keys.count; ++c) {
-          typename Shape::Products s;
-          typename Shape::Weights weights;
-          multiply<Shape>(s, query_rows, key_tile + c * Shape::chunk * Shape::row_bytes, column_lane);
-          scores.score(s, c * Shape::chunk);
-          statistics.weigh(s, out, weights);
-          accumulate<Shape>(out, weights, value_tile + c * Shape::chunk * Shape::row_bytes, row_lane,
-                            place.column / columns);
-        }
+      for (int c = 0; c * Shape::chunk < keys.count; ++c) {
+        const std::uint32_t chunk = tiles + stage * 2 * Shape::tile_bytes + c * Shape::chunk * Shape::row_bytes;
+        typename Shape::Products s;
+        typename Shape::Weights weights;
+        multiply<Shape>(s, query_rows, chunk, column_lane);
+        scores.score(s, c * Shape::chunk);
+        statistics.weigh(s, out, weights);
+        accumulate<Shape>(out, weights, chunk + Shape::tile_bytes, row_lane, place.column / columns);
       }
-    }
+    };
+    TileStream<Shape, true>(round, place.streamed, ints + TileTokens::ints(rows, pass.options.rounds))
+        .run(round, enqueue, multiply_tile);
     store_state(pass, state, queries, place, out, statistics);
   }
 
@@ -140,15 +113,15 @@ struct SortedProducts {
                       &other_slopes = keys_resident ? in.dout : pass.in.v;
     const std::uint32_t row_tile = shared_address_of(shared), slope_tile = row_tile + Shape::rows_bytes,
                         tile = slope_tile + Shape::rows_bytes;
-    float* const values = reinterpret_cast<float*>(shared + 2 * (Shape::rows_bytes + Shape::tile_bytes));
-    int* const ints = reinterpret_cast<int*>(values + 3 * rows);
-    TileTokens resident(ints, rows), streamed(ints + TileTokens::ints(rows, pass.options.rounds), rows);
-    QueryValues<float> query_values(values, rows);
+    float* const values =
+        reinterpret_cast<float*>(shared + 2 * (Shape::rows_bytes + stages * Shape::tile_bytes));
+    int* const ints = reinterpret_cast<int*>(values + stages * 3 * rows);
+    TileTokens resident(ints, rows);
     load_side<keys_resident>(round, place.first, place.last, resident);
     __syncthreads();
     gather_tile<Shape>(row_tile, own, resident, place.head, pass.packed);
     gather_tile<Shape>(slope_tile, own_slopes, resident, place.head, pass.packed);
-    if constexpr (!keys_resident) query_values.load(in, resident, place.head);
+    if constexpr (!keys_resident) QueryValues<float>(values, rows).load(in, resident, place.head);
     using Layout = TileLayout<Shape::width>;
     const std::uint32_t row_lane = Layout::row_lane(), column_lane = Layout::column_lane();
     StationaryRows<Shape> kept_rows(row_tile), kept_slopes(slope_tile);
@@ -156,47 +129,42 @@ struct SortedProducts {
     typename Shape::Outputs sums, value_sums;
     clear_outputs<Shape>(sums);
     clear_outputs<Shape>(value_sums);
-    const SortedScores<Shape, keys_resident> scores(round, resident, streamed);
-    for (int range = 0; range < 2; ++range) {
-      if constexpr (keys_resident)
-        round.meet_queries(range);
-      else
-        round.meet_keys(range);
-      for (int first = place.streamed.first[range]; first < place.streamed.last[range]; first += rows) {
-        __syncthreads();
-        load_side<!keys_resident>(round, first, place.streamed.last[range], streamed);
-        __syncthreads();
-        gather_tile<Shape>(tile, other, streamed, place.head, pass.packed);
-        gather_tile<Shape>(tile + Shape::tile_bytes, other_slopes, streamed, place.head, pass.packed);
-        if constexpr (keys_resident) query_values.load(in, streamed, place.head);
-        wait_copies();
-        __syncthreads();
-        if (!is_kept) {
-          kept_rows.keep();
-          kept_slopes.keep();
-        }
-        is_kept = true;
-        if (block_row<Shape>(0, 0) / 16 * 16 >= resident.count) continue;
-#pragma unroll 1
-        for (int c = 0; c * Shape::chunk < streamed.count; ++c) {
-          const std::uint32_t chunk = tile + c * Shape::chunk * Shape::row_bytes;
-          typename Shape::Products s, slopes;
-          typename Shape::Weights weights, packed_slopes;
-          multiply<Shape>(s, kept_rows, chunk, column_lane);
-          multiply<Shape>(slopes, kept_slopes, chunk + Shape::tile_bytes, column_lane);
-          scores.score(s, c * Shape::chunk);
-          weigh<keys_resident>(query_values, c * Shape::chunk, s, slopes);
-#pragma unroll
-          for (int u = 0; u < Shape::blocks16; ++u) {
-            if constexpr (keys_resident) weights[u] = pack_fragment(s[u]);
-            packed_slopes[u] = pack_fragment(slopes[u]);
-          }
-          if constexpr (keys_resident)
-            accumulate<Shape>(value_sums, weights, chunk + Shape::tile_bytes, row_lane, place.column / columns);
-          accumulate<Shape>(sums, packed_slopes, chunk, row_lane, place.column / columns);
-        }
+    const auto enqueue = [&](const TileTokens& streamed, int stage) {
+      const std::uint32_t target = tile + stage * 2 * Shape::tile_bytes;
+      gather_tile<Shape>(target, other, streamed, place.head, pass.packed);
+      gather_tile<Shape>(target + Shape::tile_bytes, other_slopes, streamed, place.head, pass.packed);
+      if constexpr (keys_resident) copy_values(in, streamed, place.head, values + stage * 3 * rows);
+    };
+    const auto multiply_tile = [&](const TileTokens& streamed, int stage) {
+      if (!is_kept) {
+        kept_rows.keep();
+        kept_slopes.keep();
       }
-    }
+      is_kept = true;
+      if (block_row<Shape>(0, 0) / 16 * 16 >= resident.count) return;
+      const SortedScores<Shape, keys_resident> scores(round, resident, streamed);
+      const QueryValues<float> query_values(values + (keys_resident ? stage * 3 * rows : 0), rows);
+#pragma unroll 1
+      for (int c = 0; c * Shape::chunk < streamed.count; ++c) {
+        const std::uint32_t chunk = tile + stage * 2 * Shape::tile_bytes + c * Shape::chunk * Shape::row_bytes;
+        typename Shape::Products s, slopes;
+        typename Shape::Weights weights, packed_slopes;
+        multiply<Shape>(s, kept_rows, chunk, column_lane);
+        multiply<Shape>(slopes, kept_slopes, chunk + Shape::tile_bytes, column_lane);
+        scores.score(s, c * Shape::chunk);
+        weigh<keys_resident>(query_values, c * Shape::chunk, s, slopes);
+#pragma unroll
+        for (int u = 0; u < Shape::blocks16; ++u) {
+          if constexpr (keys_resident) weights[u] = pack_fragment(s[u]);
+          packed_slopes[u] = pack_fragment(slopes[u]);
+        }
+        if constexpr (keys_resident)
+          accumulate<Shape>(value_sums, weights, chunk + Shape::tile_bytes, row_lane, place.column / columns);
+        accumulate<Shape>(sums, packed_slopes, chunk, row_lane, place.column / columns);
+      }
+    };
+    TileStream<Shape, !keys_resident>(round, place.streamed, ints + TileTokens::ints(rows, pass.options.rounds))
+        .run(round, enqueue, multiply_tile);
     const auto scale = static_cast<float>(pass.options.scale);
     if constexpr (keys_resident) {
       add_sums<true>(in, resident, place, value_sums, in.dv, in.slot_dv, 1);
@@ -208,7 +176,7 @@ struct SortedProducts {
 
  private:
   static std::size_t token_bytes(int rounds) {
-    return sizeof(int) * static_cast<std::size_t>(TileTokens::ints(2 * rows, rounds));
+    return sizeof(int) * static_cast<std::size_t>(TileTokens::ints((1 + stages) * rows, rounds));
   }
 
   template <bool are_keys>
@@ -218,6 +186,21 @@ struct SortedProducts {
       round.load_keys(first, last, to);
     else
       round.load_queries(first, last, to);
+  }
+
+  /// Enqueues what QueryValues hold of a streamed tile.
+  static __device__ __forceinline__ void copy_values(const SortedBackward<bfloat16>& in,
+                                                     const TileTokens& queries, int head, float* memory) {
+    const int i = static_cast<int>(threadIdx.x);
+    if (i >= rows) return;
+    const QueryValues<float> values(memory, rows);
+    const bool exists = i < queries.count;
+    const std::int64_t place =
+        static_cast<std::int64_t>(head) * in.pass.sequences.tokens + (exists ? queries.token[i] : 0);
+    const int bytes = exists ? 4 : 0;
+    copy_4(shared_address_of(values.top + i), in.sums.top + place, bytes);
+    copy_4(shared_address_of(values.inverse + i), in.sums.inverse + place, bytes);
+    copy_4(shared_address_of(values.dot + i), in.dots + place, bytes);
   }
 
   /// What the rounds before left of a tile's queries. The sum of the weights goes to one of the row's lanes.
