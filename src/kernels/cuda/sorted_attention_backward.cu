@@ -16,7 +16,7 @@ std::int64_t most_pieces(const Sequences& sequences) {
 
 /// Block: a tile of a sequence's queries, or of its keys in a sorted round.
 template <class T, class Method, bool keys_resident>
-__global__ void __launch_bounds__(Method::threads, Method::blocks)
+__global__ void __launch_bounds__(Method::threads, keys_resident ? Method::blocks : Method::query_blocks)
     differentiate_sorted(const __grid_constant__ SortedBackward<T> in) {
   extern __shared__ __align__(128) std::byte shared[];
   const SortedPass<T>& pass = in.pass;

@@ -48,6 +48,7 @@ struct SortedProducts {
   static_assert(Shape::row_tiles == 1 && Shape::rows == Shape::columns);
   static constexpr int rows = Shape::rows, columns = Shape::outputs;
   static constexpr int threads = Shape::threads, blocks = Shape::blocks, stages = sorted_stages<Shape>;
+  static constexpr int query_blocks = blocks + 1;  ///< where only dq is added up
 
   static std::size_t forward_bytes(int rounds) {
     return Shape::rows_bytes + stages * 2 * Shape::tile_bytes + token_bytes(rounds);

@@ -45,7 +45,7 @@ __device__ __forceinline__ void for_each_sum(const typename Tiles::Lane& lane, t
 template <class T, class Tiles>
 struct SortedSimt {
   static constexpr int rows = Tiles::rows, keys = Tiles::keys, columns = Tiles::columns;
-  static constexpr int threads = Tiles::threads, blocks = 1;
+  static constexpr int threads = Tiles::threads, blocks = 1, query_blocks = 1;
 
   static std::size_t forward_bytes(int rounds) {
     return sizeof(T) * ((rows + 2 * keys) * Tiles::stride + Tiles::weight_items) + token_bytes(rounds);
