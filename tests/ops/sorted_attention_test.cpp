@@ -198,6 +198,12 @@ TEST(SortedAttention, blocks_see_the_block_before) {
   Example widest = shared_codes({37, 70}, 2, 5, {8, 0, BlockReach::previous_code});
   widest.options.excludes_self = widest.options.counts_once = true;
   for (const std::int64_t width : {33, 128, 200}) cases.push_back(case_of("wide heads", widest, width));
+  for (const bool counts_once : {false, true}) {  // tiles on a GPU begin inside blocks, and several meet one
+    Example tiles = shared_codes({230, 65}, 2, 9, {96, 0, BlockReach::previous_code});
+    if (!counts_once) tiles.options.blocks.reach = BlockReach::previous;
+    tiles.options.excludes_self = tiles.options.counts_once = counts_once;
+    cases.push_back(case_of("blocks of 96", tiles, 16));
+  }
   cases.push_back(case_of("no tokens", shared_codes({0, 0}, 2, 4, {8, 0, BlockReach::previous}), 4));
   check(cases);
 }
@@ -215,6 +221,11 @@ TEST(SortedAttention, samples_stand_for_what_the_blocks_leave_out) {
       cases.push_back(case_of(format_text("{} samples, whole {}", samples, whole), example, 5));
       if (samples == 70) cases.push_back(case_of("samples in wide heads", example, 136));
     }
+  Example tiles = shared_codes({150, 65}, 1, 32, {70, 0, BlockReach::own});
+  tiles.key_codes = random_codes(tiles.key_codes.shape(), 32, 411);
+  tiles.options.samples = 140;
+  tiles.options.stream = test_stream(412);
+  cases.push_back(case_of("several tiles of samples", tiles, 16));
   check(cases);
 }
 
