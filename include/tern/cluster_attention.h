@@ -17,8 +17,8 @@ struct ClusterAttentionOptions {
 /// Each cluster of a sequence and head takes the queries, and the keys, of the highest scores, as many as the
 /// window and the sequence have, and computes softmax(scale q k^T) v among them; a token's row is the mean over
 /// the clusters that took its query, or zeros (algorithm 1). Scores are rounded to 65,536 levels; among equal
-/// ones the first token wins. They are not differentiable. Cost clusters * window^2 * width and a sort of
-/// clusters * length for each head; memory clusters * length.
+/// ones the first token wins. They are not differentiable. Cost clusters * window^2 * width and
+/// some passes over clusters * length scores for each head; memory clusters * length.
 Tensor cluster_attention(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
                          const ClusterScores& scores, const ClusterAttentionOptions& options);
 

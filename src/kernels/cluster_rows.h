@@ -29,12 +29,6 @@ template <class T>
   return static_cast<std::int32_t>((T(1) - s) * (top / 2) + T(0.5));
 }
 
-/// codes[i] = score_code(scores[i]).
-template <class T, Isa isa>
-void score_codes(Cpu<isa>&, std::int64_t count, const T* scores, std::int32_t* codes);
-template <class T>
-void score_codes(Cuda&, std::int64_t count, const T* scores, std::int32_t* codes);
-
 /// Where the clusters' rows lie: offsets [count * clusters + 1], and the clusters by falling length, order
 /// [count * clusters].
 template <Isa isa>
@@ -56,12 +50,14 @@ struct ClusterMembers {
     return row + (std::int64_t{head} * clusters + cluster) * tokens;
   }
 };
-/// The first rule.length() tokens of each cluster in `order` [heads, clusters, tokens], as sort_tokens leaves
-/// it, for `offsets` of place_clusters. `token` and `row` must hold -1 before; `count` is overwritten.
-template <Isa isa>
-void take_tokens(Cpu<isa>&, const Sequences& sequences, ClusterRule rule, const std::int32_t* order,
+/// The rule.length() tokens of the lowest score_code in each cluster of `scores` [heads, clusters, tokens], the
+/// first ones among equals, for `offsets` of place_clusters. A cluster's rows lie by code on a CPU and by token
+/// on a GPU. `token` must hold -1 before; `row` and `count` are overwritten.
+template <class T, Isa isa>
+void take_tokens(Cpu<isa>&, const Sequences& sequences, ClusterRule rule, const T* scores,
                  const std::int32_t* offsets, const ClusterMembers<std::int32_t>& members);
-void take_tokens(Cuda&, const Sequences& sequences, ClusterRule rule, const std::int32_t* order,
+template <class T>
+void take_tokens(Cuda&, const Sequences& sequences, ClusterRule rule, const T* scores,
                  const std::int32_t* offsets, const ClusterMembers<std::int32_t>& members);
 
 /// Rows of tokens and rows of clusters, one of which is moved to the other.

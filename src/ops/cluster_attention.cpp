@@ -58,23 +58,17 @@ struct Members {
 
 Members best_tokens(const Tensor& input, const SequenceLayout& layout, const SequenceLayout& rows,
                     kernels::ClusterRule rule) {
-  const Tensor scores = contiguous_constant(input),
-               codes =
-                   empty({scores.size(0) * scores.size(1), 1, scores.size(2)}, DType::int32, scores.device());
-  dispatch(scores, [&]<class T>(auto& device, Type<T>) {
-    kernels::score_codes<T>(device, scores.count(), scores.data<const T>(), codes.data<std::int32_t>());
-  });
-  const SortedTokens sorted = sort_tokens(codes, kernels::score_bits, layout, {});
+  const Tensor scores = contiguous_constant(input);
   const std::int64_t heads = scores.size(0), tokens = scores.size(2);
   const Members out{static_cast<int>(heads), rule.clusters,
                     full({rows.tokens(), heads}, -1, DType::int32, scores.device()),
-                    full(scores.shape(), -1, DType::int32, scores.device()),
+                    empty(scores.shape(), DType::int32, scores.device()),
                     empty({tokens, heads}, DType::int32, scores.device())};
-  dispatch_device(scores.device(), [&](auto& device) {
-    kernels::take_tokens(device, sequences_of(layout), rule, sorted.order.data<const std::int32_t>(),
-                         rows.offsets.data<const std::int32_t>(),
-                         {out.heads, out.clusters, tokens, out.token.data<std::int32_t>(),
-                          out.row.data<std::int32_t>(), out.count.data<std::int32_t>()});
+  dispatch(scores, [&]<class T>(auto& device, Type<T>) {
+    kernels::take_tokens<T>(device, sequences_of(layout), rule, scores.data<const T>(),
+                            rows.offsets.data<const std::int32_t>(),
+                            {out.heads, out.clusters, tokens, out.token.data<std::int32_t>(),
+                             out.row.data<std::int32_t>(), out.count.data<std::int32_t>()});
   });
   return out;
 }

@@ -78,7 +78,7 @@ Array attended_in_clusters(const Example& example, const Arrays& x) {
 }
 
 Example example_of(const std::vector<int>& lengths, std::int64_t clusters, std::int64_t window) {
-  Example out{layout_of(lengths, 300), {}, {}, {.window = window, .scale = 0.6}};
+  Example out{layout_of(lengths, 9000), {}, {}, {.window = window, .scale = 0.6}};
   out.query_scores = uniform_array({2, clusters, out.layout.tokens()}, 500);
   out.key_scores = uniform_array({2, clusters, out.layout.tokens()}, 501);
   return out;
@@ -116,6 +116,22 @@ TEST(ClusterAttention, the_first_of_equal_scores_wins_and_tokens_of_no_cluster_g
   const Tensor x = tensor_of(normal_array({63, 2, 6}, 505), DType::float64);
   const std::vector<double> y = example(std::vector{x, x, x}).to_vector<double>();
   EXPECT_GT(std::count(y.begin(), y.end(), 0.0), 63 * 2 * 6 / 3);
+}
+
+/// A GPU looks through a sequence in parts of 1024 tokens, beyond 4096 tokens in parts of 4096: ties and counts
+/// must go on from one part to the next.
+TEST(ClusterAttention, long_sequences_are_searched_in_parts) {
+  for (const Device device : test_devices())
+    for (const std::vector<int>& lengths : {std::vector<int>{2500, 2}, {5, 9000}}) {
+      Example example = example_of(lengths, 2, 700);
+      for (double& value : example.query_scores.values) value = value > 0.9 ? 0.25 : -0.5;
+      const Shape shape{example.layout.tokens(), 2, 4};
+      const Arrays rows{normal_array(shape, 511), normal_array(shape, 512), normal_array(shape, 513)};
+      std::vector<Tensor> x;
+      for (const Array& array : rows) x.push_back(tensor_of(array, DType::float64, device));
+      EXPECT_EQ(difference(example(x).to_vector<double>(), attended_in_clusters(example, rows).values, 1e-12),
+                "");
+    }
 }
 
 /// One cluster that holds the whole sequence is exact attention, whatever the scores.

@@ -3,14 +3,31 @@
 #include <algorithm>
 
 #include "base/parallel.h"
+#include "kernels/cpu/scratch.h"
 
 namespace tern::kernels {
 namespace {
 
-constexpr std::int64_t block = 8192, block_rows = 64;
+constexpr std::int64_t block_rows = 64;
 
 int length_of(const Sequences& sequences, std::int64_t s) {
   return sequences.offsets[s + 1] - sequences.offsets[s];
+}
+
+struct BestScratch {
+  BestScratch(Layout& layout, int tokens) : key(layout.take<std::uint64_t>(tokens)) {}
+  std::uint64_t* key;  ///< code, then place in the sequence
+};
+
+/// The first `taken` of `length` scores by code and place, in this order, as keys of BestScratch.
+template <class T>
+std::uint64_t* best_keys(const T* scores, int length, int taken) {
+  std::uint64_t* const key = thread_scratch<BestScratch>(length).key;
+  for (int i = 0; i < length; ++i)
+    key[i] = static_cast<std::uint64_t>(score_code(scores[i])) << 32 | static_cast<std::uint64_t>(i);
+  std::nth_element(key, key + taken, key + length);
+  std::sort(key, key + taken);
+  return key;
 }
 
 /// What each row of a token counts for.
@@ -21,14 +38,6 @@ T weight_of(const MovedRows<T>& rows, std::int64_t token, int head) {
 }
 
 }  // namespace
-
-template <class T, Isa isa>
-void score_codes(Cpu<isa>&, std::int64_t count, const T* scores, std::int32_t* codes) {
-  parallel_for((count + block - 1) / block, 1, [&](std::int64_t b) {
-    for (std::int64_t i = b * block; i < std::min(count, (b + 1) * block); ++i)
-      codes[i] = score_code(scores[i]);
-  });
-}
 
 template <Isa isa>
 void place_clusters(Cpu<isa>&, const Sequences& sequences, ClusterRule rule, std::int32_t* offsets,
@@ -42,20 +51,25 @@ void place_clusters(Cpu<isa>&, const Sequences& sequences, ClusterRule rule, std
     }
 }
 
-template <Isa isa>
-void take_tokens(Cpu<isa>&, const Sequences& sequences, ClusterRule rule, const std::int32_t* order,
+template <class T, Isa isa>
+void take_tokens(Cpu<isa>&, const Sequences& sequences, ClusterRule rule, const T* scores,
                  const std::int32_t* offsets, const ClusterMembers<std::int32_t>& members) {
   const int lists = members.heads * members.clusters;
+  parallel_for(lists, 1, [&](std::int64_t list) {
+    std::fill(members.row + list * members.tokens, members.row + (list + 1) * members.tokens, -1);
+  });
   parallel_for(lists * sequences.count, 1, [&](std::int64_t item) {
     const std::int64_t s = item / lists;
     const int list = static_cast<int>(item % lists), head = list / members.clusters,
               cluster = list % members.clusters;
-    const std::int32_t* const best = order + list * members.tokens + sequences.offsets[s];
+    const int begin = sequences.offsets[s], length = length_of(sequences, s), taken = rule.length(length);
+    const std::uint64_t* const best = best_keys(scores + list * members.tokens + begin, length, taken);
     std::int32_t* const rows = members.rows_of(head, cluster);
     const std::int64_t first = offsets[s * members.clusters + cluster];
-    for (int place = 0; place < rule.length(length_of(sequences, s)); ++place) {
-      members.token[(first + place) * members.heads + head] = best[place];
-      rows[best[place]] = static_cast<std::int32_t>(first + place);
+    for (int place = 0; place < taken; ++place) {
+      const int token = begin + static_cast<int>(best[place] & 0xFFFFFFFFu);
+      members.token[(first + place) * members.heads + head] = token;
+      rows[token] = static_cast<std::int32_t>(first + place);
     }
   });
   parallel_for(members.tokens, block_rows, [&](std::int64_t token) {
@@ -101,15 +115,14 @@ void combine_members(Cpu<isa>&, const MovedRows<T>& rows) {
   });
 }
 
-#define INSTANTIATE(T)                                                                 \
-  template void score_codes<T>(Cpu<TERN_ISA>&, std::int64_t, const T*, std::int32_t*); \
-  template void gather_members<T>(Cpu<TERN_ISA>&, const MovedRows<T>&);                \
+#define INSTANTIATE(T)                                                                                       \
+  template void take_tokens<T>(Cpu<TERN_ISA>&, const Sequences&, ClusterRule, const T*, const std::int32_t*, \
+                               const ClusterMembers<std::int32_t>&);                                         \
+  template void gather_members<T>(Cpu<TERN_ISA>&, const MovedRows<T>&);                                      \
   template void combine_members<T>(Cpu<TERN_ISA>&, const MovedRows<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE
 template void place_clusters(Cpu<TERN_ISA>&, const Sequences&, ClusterRule, std::int32_t*, std::int32_t*);
-template void take_tokens(Cpu<TERN_ISA>&, const Sequences&, ClusterRule, const std::int32_t*,
-                          const std::int32_t*, const ClusterMembers<std::int32_t>&);
 
 }  // namespace tern::kernels

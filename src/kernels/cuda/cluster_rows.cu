@@ -1,5 +1,6 @@
-// Rows of clusters: codes of scores, places, members, and rows moved to and from tokens. Deterministic: a
-// token's rows are added by one thread in the order of the clusters. Memory-bound.
+// Rows of clusters: places, members, and rows moved to and from tokens. Deterministic: a token's rows are added
+// by one thread in the order of the clusters. Memory-bound; members cost three reads of a sequence's scores by
+// one block, the last two from the L2 cache.
 #include <cub/block/block_scan.cuh>
 
 #include "kernels/cluster_rows.h"
@@ -12,13 +13,6 @@ namespace {
 constexpr int threads_per_block = 256, scan_threads = 1024;
 
 using Members = ClusterMembers<std::int32_t>;
-
-template <class T>
-__global__ void __launch_bounds__(threads_per_block)
-    score_codes_kernel(std::int64_t count, const T* scores, std::int32_t* codes) {
-  for (std::int64_t i = thread_index(); i < count; i += grid_threads())
-    codes[i] = score_code(to_accumulate(scores[i]));
-}
 
 /// One block: a prefix sum over the sequences.
 __global__ void __launch_bounds__(scan_threads)
@@ -42,19 +36,107 @@ __global__ void __launch_bounds__(scan_threads)
   if (threadIdx.x == 0) offsets[sequences.count * rule.clusters] = placed * rule.clusters;
 }
 
-__global__ void __launch_bounds__(threads_per_block)
-    take_tokens_kernel(Sequences sequences, ClusterRule rule, const std::int32_t* order,
-                       const std::int32_t* offsets, Members members) {
-  const std::int64_t count = std::int64_t{members.heads} * members.clusters * members.tokens;
-  for (std::int64_t i = thread_index(); i < count; i += grid_threads()) {
-    const auto list = static_cast<int>(i / members.tokens);
-    const SequenceRange range = find_sequence(sequences, static_cast<int>(i % members.tokens));
-    const int place = static_cast<int>(i % members.tokens) - range.begin;
-    if (range.index == sequences.count || place >= rule.length(range.length)) continue;
-    const int head = list / members.clusters, cluster = list % members.clusters, token = order[i];
-    const std::int64_t row = offsets[std::int64_t{range.index} * members.clusters + cluster] + place;
-    members.token[row * members.heads + head] = token;
-    members.rows_of(head, cluster)[token] = static_cast<std::int32_t>(row);
+constexpr int digit_bits = score_bits / 2, digits = 1 << digit_bits;
+/// Blocks for sequences of up to so many tokens, and for longer ones.
+constexpr int short_tokens = 4096, short_threads = 256, long_threads = 1024;
+/// Neighbouring tokens of one thread; a block's number of them fits 16 bits.
+constexpr int thread_tokens = 4;
+
+/// What one block of take_tokens_kernel shares.
+template <int threads>
+struct TakeShared {
+  typename cub::BlockScan<int, threads>::TempStorage scan;
+  int histogram[digits];
+  int digit, before;  ///< what find_digit found
+};
+
+/// The digit of the element of rank `rank` (from 0) among those that visit(count) counts by digit, and into
+/// `shared.before` how many have lower digits.
+template <int threads, class Visit>
+__device__ __forceinline__ int find_digit(TakeShared<threads>& shared, int rank, const Visit& visit) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  if (thread < digits) shared.histogram[thread] = 0;
+  __syncthreads();
+  visit([&](int digit) { atomicAdd(&shared.histogram[digit], 1); });
+  __syncthreads();
+  const int own = thread < digits ? shared.histogram[thread] : 0;
+  int before;
+  cub::BlockScan<int, threads>(shared.scan).ExclusiveSum(own, before);
+  if (before <= rank && rank < before + own) shared.digit = thread, shared.before = before;
+  __syncthreads();
+  return shared.digit;
+}
+
+/// A cluster takes the codes below `code` and the first `ties` that equal it.
+struct Threshold {
+  int code, ties;
+};
+/// By a radix selection: the upper digit of the last code that is taken, then the lower one.
+template <int threads, class T>
+__device__ __forceinline__ Threshold find_threshold(TakeShared<threads>& shared, const T* scores, int length,
+                                                    int taken) {
+  const auto each_code = [&](const auto& body) {
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < length; i += threads)
+      body(score_code(to_accumulate(scores[i])));
+  };
+  int rank = taken - 1;
+  const int upper = find_digit(
+      shared, rank, [&](const auto& count) { each_code([&](int code) { count(code >> digit_bits); }); });
+  rank -= shared.before;
+  const int lower = find_digit(shared, rank, [&](const auto& count) {
+    each_code([&](int code) {
+      if (code >> digit_bits == upper) count(code & (digits - 1));
+    });
+  });
+  return {upper << digit_bits | lower, rank - shared.before + 1};
+}
+
+/// A block for each sequence, and for the rows of none, of each head and cluster; longest sequences first.
+template <int threads, class T>
+__global__ void __launch_bounds__(threads)
+    take_tokens_kernel(Sequences sequences, ClusterRule rule, const T* all_scores, const std::int32_t* offsets,
+                       Members members) {
+  __shared__ TakeShared<threads> shared;
+  const unsigned lists = static_cast<unsigned>(members.heads) * static_cast<unsigned>(members.clusters);
+  const auto list = static_cast<int>(blockIdx.x % lists), item = static_cast<int>(blockIdx.x / lists);
+  const int head = list / members.clusters, cluster = list % members.clusters;
+  const SequenceRange range = sequence_range(sequences, item < sequences.count ? sequences.order[item] : item);
+  const std::int64_t begin = list * members.tokens + range.begin;
+  const T* const scores = all_scores + begin;
+  std::int32_t* const rows = members.row + begin;
+  if (range.index == sequences.count) {
+    for (int i = static_cast<int>(threadIdx.x); i < range.length; i += threads) rows[i] = -1;
+    return;
+  }
+  if (range.length == 0) return;
+  const Threshold last = find_threshold(shared, scores, range.length, rule.length(range.length));
+  const int first_row = offsets[std::int64_t{range.index} * members.clusters + cluster];
+  int below = 0, equal = 0;  // of the tokens before
+  for (int first = 0; first < range.length; first += threads * thread_tokens) {
+    const int own = first + static_cast<int>(threadIdx.x) * thread_tokens;
+    int code[thread_tokens], counts = 0;  // two counts in one number
+#pragma unroll
+    for (int e = 0; e < thread_tokens; ++e) {
+      code[e] = own + e < range.length ? score_code(to_accumulate(scores[own + e])) : 1 << score_bits;
+      counts += (code[e] < last.code ? 1 : 0) + (code[e] == last.code ? 1 << 16 : 0);
+    }
+    int before, total;
+    __syncthreads();
+    cub::BlockScan<int, threads>(shared.scan).ExclusiveSum(counts, before, total);
+    int lower = below + (before & 0xFFFF), ties = equal + (before >> 16);
+#pragma unroll
+    for (int e = 0; e < thread_tokens; ++e) {
+      if (own + e >= range.length) break;
+      const bool is_tie = code[e] == last.code, is_taken = code[e] < last.code || (is_tie && ties < last.ties);
+      const int row = first_row + lower + (ties < last.ties ? ties : last.ties);
+      rows[own + e] = is_taken ? row : -1;
+      if (is_taken) members.token[std::int64_t{row} * members.heads + head] = range.begin + own + e;
+      lower += code[e] < last.code ? 1 : 0;
+      ties += is_tie ? 1 : 0;
+    }
+    below += total & 0xFFFF;
+    equal += total >> 16;
   }
 }
 
@@ -140,26 +222,23 @@ void move_rows(Cuda& cuda, const char* name, const MovedRows<T>& rows, void (*pa
 
 }  // namespace
 
-template <class T>
-void score_codes(Cuda& cuda, std::int64_t count, const T* scores, std::int32_t* codes) {
-  if (count == 0) return;
-  score_codes_kernel<<<grid_for(cuda, count, threads_per_block), threads_per_block, 0, cuda.stream>>>(
-      count, scores, codes);
-  check_launch("score_codes");
-}
-
 void place_clusters(Cuda& cuda, const Sequences& sequences, ClusterRule rule, std::int32_t* offsets,
                     std::int32_t* order) {
   place_clusters_kernel<<<1, scan_threads, 0, cuda.stream>>>(sequences, rule, offsets, order);
   check_launch("place_clusters");
 }
 
-void take_tokens(Cuda& cuda, const Sequences& sequences, ClusterRule rule, const std::int32_t* order,
+template <class T>
+void take_tokens(Cuda& cuda, const Sequences& sequences, ClusterRule rule, const T* scores,
                  const std::int32_t* offsets, const Members& members) {
   const std::int64_t count = members.tokens * members.heads;
   if (count == 0) return;
-  take_tokens_kernel<<<grid_for(cuda, count * members.clusters, threads_per_block), threads_per_block, 0,
-                       cuda.stream>>>(sequences, rule, order, offsets, members);
+  const std::int64_t blocks = (sequences.count + 1) * members.heads * members.clusters;
+  ensure(blocks <= std::numeric_limits<std::int32_t>::max(), "take_tokens: {} blocks", blocks);
+  const bool is_short = sequences.longest <= short_tokens;
+  const auto kernel = is_short ? take_tokens_kernel<short_threads, T> : take_tokens_kernel<long_threads, T>;
+  kernel<<<static_cast<unsigned>(blocks), is_short ? short_threads : long_threads, 0, cuda.stream>>>(
+      sequences, rule, scores, offsets, members);
   check_launch("take_tokens");
   count_clusters_kernel<<<grid_for(cuda, count, threads_per_block), threads_per_block, 0, cuda.stream>>>(
       members);
@@ -177,10 +256,11 @@ void combine_members(Cuda& cuda, const MovedRows<T>& rows) {
                combine_members_kernel<1, T>);
 }
 
-#define INSTANTIATE(T)                                          \
-  template void gather_members<T>(Cuda&, const MovedRows<T>&);  \
-  template void combine_members<T>(Cuda&, const MovedRows<T>&); \
-  template void score_codes<T>(Cuda&, std::int64_t, const T*, std::int32_t*);
+#define INSTANTIATE(T)                                                                              \
+  template void gather_members<T>(Cuda&, const MovedRows<T>&);                                      \
+  template void combine_members<T>(Cuda&, const MovedRows<T>&);                                     \
+  template void take_tokens<T>(Cuda&, const Sequences&, ClusterRule, const T*, const std::int32_t*, \
+                               const Members&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)
