@@ -84,14 +84,15 @@ class RoutingAttention final : public Attention {
   }
 
  private:
-  /// Rows of length at most 1 by which tokens are routed, in float32 where data are bfloat16.
+  /// Rows of length at most 1 by which tokens are routed, in float32 where data are bfloat16, [heads, tokens,
+  /// width]: as products with centroids read them.
   Tensor directions(const Tensor& x) const {
-    const Tensor rows = cast(x, centroids_->value.dtype());
+    const Tensor rows = cast(permute(x, {1, 0, 2}), centroids_->value.dtype());
     return config_.published ? unit_rows(rows) : layer_norm(rows, unit_weight_, no_bias_);
   }
   /// Cosines with the centroids, [heads, clusters, tokens].
   Tensor scores(const Tensor& directions) const {
-    return matmul(centroids_->value, permute(directions, {1, 0, 2}), {.transpose_b = true});
+    return matmul(centroids_->value, directions, {.transpose_b = true});
   }
   /// Sum over sequences and heads of the mean cosine of a token with its nearest centroid.
   static Tensor similarity(const Tensor& scores, const SequenceLayout& layout) {
@@ -102,10 +103,10 @@ class RoutingAttention final : public Attention {
     const Tensor query = directions(in.query), key = directions(in.key);
     const auto routing = [&](const Tensor& x) { return scores(config_.commitment > 0 ? x : x.detach()); };
     const ClusterScores by{routing(query), routing(key)};
+    const auto rows = [&](const Tensor& x) { return permute(cast(x, in.query.dtype()), {1, 0, 2}); };
     const Tensor y = config_.published ? cluster_attention(in.query, in.key, in.value, in.layout, by,
                                                            {.window = config_.window, .scale = 1 / root_})
-                                       : cluster_attention(cast(query, in.query.dtype()),
-                                                           cast(key, in.query.dtype()), in.value, in.layout, by,
+                                       : cluster_attention(rows(query), rows(key), in.value, in.layout, by,
                                                            {.window = config_.window, .scale = root_});
     if (!in.training || !is_recording()) return y;
     // commitment * mean of |x - c|^2 over the elements x of queries and keys: with |x| and |c| fixed only the
