@@ -64,8 +64,9 @@ Tensor norm(const Tensor& x, int axis);
 Tensor reshape(const Tensor& x, const Shape& shape);
 Tensor permute(const Tensor& x, const std::vector<int>& axes);
 Tensor transpose(const Tensor& x, int first, int second);
-/// `length` entries of `axis` from `start`, as a view.
+/// `length` entries of `axis` from `start`; all of them in ranges of `lengths`, one after another; as views.
 Tensor slice(const Tensor& x, int axis, std::int64_t start, std::int64_t length);
+std::vector<Tensor> split(const Tensor& x, int axis, const std::vector<std::int64_t>& lengths);
 /// The entries of `axis`, one tensor each, as views without that axis: the heads of one product without a copy.
 std::vector<Tensor> unstack(const Tensor& x, int axis);
 /// Tensors of equal shape but for `axis`, one after another along it.

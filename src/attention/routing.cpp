@@ -56,15 +56,12 @@ class RoutingAttention final : public Attention {
   }
 
   Tensor forward(const AttentionInput& in) override {
-    const auto heads = [&](std::int64_t first, std::int64_t count) {
-      return AttentionInput{slice(in.query, 1, first, count), slice(in.key, 1, first, count),
-                            slice(in.value, 1, first, count), in.layout, in.training};
-    };
     if (local_ == 0) return routed(in);
-    const AttentionInput near = heads(0, local_);
-    const SparseAttention local =
-        sparse_attention(near.query, near.key, near.value, near.layout, pattern_, 1 / root_);
-    return concatenate({local.y, routed(heads(local_, routed_))}, 1);
+    const std::vector<std::int64_t> heads{local_, routed_};
+    const std::vector<Tensor> query = split(in.query, 1, heads), key = split(in.key, 1, heads),
+                              value = split(in.value, 1, heads);
+    const SparseAttention local = sparse_attention(query[0], key[0], value[0], in.layout, pattern_, 1 / root_);
+    return concatenate({local.y, routed({query[1], key[1], value[1], in.layout, in.training})}, 1);
   }
 
   static double multiply_adds(const Config& config, const AttentionShape& shape, double length) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <numeric>
 
 #include "ops/views.h"
@@ -66,6 +67,30 @@ Tensor slice(const Tensor& x, int axis, std::int64_t start, std::int64_t length)
                   copy(dy, dx.narrowed(axis, start, length));
                   sink.add(0, dx);
                 });
+}
+
+std::vector<Tensor> split(const Tensor& x, int axis, const std::vector<std::int64_t>& lengths) {
+  axis = positive_axis("split", x, axis);
+  require(std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0}) == x.size(axis),
+          "split: the lengths must add up to axis {} of shape {}", axis, x.shape());
+  std::vector<Tensor> parts;
+  std::int64_t start = 0;
+  for (const std::int64_t length : lengths) {
+    parts.push_back(x.detach().narrowed(axis, start, length));
+    start += length;
+  }
+  return record(
+      "split", parts, std::span(&x, 1),
+      [axis, lengths, shape = x.shape()](std::span<const Tensor> dy, GradientSink& sink) {
+        const auto any = std::find_if(dy.begin(), dy.end(), [](auto& part) { return part.defined(); });
+        const bool is_complete = std::all_of(dy.begin(), dy.end(), [](auto& part) { return part.defined(); });
+        const Tensor dx =
+            is_complete ? empty(shape, any->dtype(), any->device()) : zeros(shape, any->dtype(), any->device());
+        std::int64_t first = 0;
+        for (std::size_t i = 0; i < lengths.size(); first += lengths[i++])
+          if (dy[i].defined()) copy(dy[i], dx.narrowed(axis, first, lengths[i]));
+        sink.add(0, dx);
+      });
 }
 
 std::vector<Tensor> unstack(const Tensor& x, int axis) {

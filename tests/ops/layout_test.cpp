@@ -80,6 +80,38 @@ TEST(Layout, slice_takes_a_range) {
   check(cases);
 }
 
+TEST(Layout, split_gives_ranges_one_after_another) {
+  std::vector<OpCase> cases;
+  for (const int axis : {0, 1, -1})
+    cases.push_back({.name = format_text("split of axis {}", axis),
+                     .inputs = {normal_array({5, 5, 5}, 5)},
+                     .function =
+                         [axis](std::span<const Tensor> x) {
+                           return split(x[0], axis, {2, 3});
+                         },
+                     .reference =
+                         [axis](const Arrays& x) {
+                           const auto at = static_cast<std::size_t>(axis < 0 ? axis + 3 : axis);
+                           Arrays parts;
+                           for (const std::int64_t first : {0, 2}) {
+                             Shape shape = x[0].shape;
+                             shape[static_cast<int>(at)] = first == 0 ? 2 : 3;
+                             parts.push_back(gathered(x[0], shape, [at, first](Index i) {
+                               i[at] += first;
+                               return i;
+                             }));
+                           }
+                           return parts;
+                         }});
+  check(cases);
+}
+
+TEST(Layout, split_without_every_part_used_leaves_zeros) {
+  const Tensor x = leaf(full({2, 3}, 1, DType::float64));
+  backward(sum(split(x, 1, {1, 2})[1]));
+  EXPECT_EQ(gradient_of(x).to_vector<double>(), (std::vector<double>{0, 1, 1, 0, 1, 1}));
+}
+
 TEST(Layout, unstack_gives_one_view_for_each_entry) {
   std::vector<OpCase> cases;
   for (const int axis : {0, 1, 2})
@@ -194,6 +226,7 @@ TEST(Layout, mistakes_are_named) {
                        }),
                        "expand: [3, 2] must end with the shape [2, 3]"));
   EXPECT_TRUE(mentions(thrown_error([&] { unstack(x, 2); }), "unstack: axis 2"));
+  EXPECT_TRUE(mentions(thrown_error([&] { split(x, 1, {1, 1}); }), "split: the lengths must add up to axis 1"));
 }
 
 }  // namespace
