@@ -58,6 +58,15 @@ TEST(Matmul, sizes_batches_and_transposes) {
   check(cases);
 }
 
+/// Long inner axes of small products, which a GPU cuts into pieces; the last one is shorter.
+TEST(Matmul, long_inner_axes) {
+  std::vector<OpCase> cases;
+  for (const bool ta : {false, true})
+    for (const bool tb : {false, true}) cases.push_back(product_case({3}, 4, 5, 8199, {ta, tb}));
+  cases.push_back(product_case({2}, 4, 8192, 8, {}));
+  check(cases);
+}
+
 TEST(Matmul, an_inner_size_of_zero_gives_zeros) {
   const Tensor c = matmul(zeros({2, 0}, DType::float32), zeros({0, 3}, DType::float32));
   EXPECT_EQ(c.to_vector<float>(), std::vector<float>(6, 0));

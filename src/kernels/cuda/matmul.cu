@@ -7,6 +7,7 @@
 #include "kernels/cuda/narrow_linear.h"
 #include "kernels/cuda/weight_gradient.h"
 #include "kernels/matmul.h"
+#include "kernels/reduce.h"
 
 namespace tern::kernels {
 namespace {
@@ -49,6 +50,44 @@ void scale(Cuda& cuda, std::int64_t count, Accumulate<T> beta, T* c) {
   if (count == 0 || beta == 1) return;
   scale_kernel<T><<<grid_for(cuda, count, 256), 256, 0, cuda.stream>>>(count, beta, c);
   check_launch("matmul");
+}
+
+/// A product of few tiles and a long inner axis leaves most of a GPU without work: pieces of the axis are
+/// products of their own, added in order.
+struct AxisPieces {
+  std::int64_t whole = 0, length = 0, rest = 0;  ///< whole pieces of `length` terms and one of `rest`
+  std::int64_t count() const { return whole + (rest > 0 ? 1 : 0); }
+};
+constexpr std::int64_t tile_width = 64, most_split_tiles = 16, wanted_tiles = 256, fewest_terms = 512;
+
+AxisPieces axis_pieces(const MatmulShape& s) {
+  const auto tiles_of = [](std::int64_t width) { return (width + tile_width - 1) / tile_width; };
+  const std::int64_t tiles = s.batch * tiles_of(s.m) * tiles_of(s.n);
+  if (tiles > most_split_tiles || s.k < 16 * fewest_terms) return {};
+  const std::int64_t wanted = std::max(fewest_terms, s.k / (wanted_tiles / tiles));
+  const std::int64_t length = (wanted + tile_width - 1) / tile_width * tile_width;
+  return {s.k / length, length, s.k % length};
+}
+
+/// C = op(A) op(B) by pieces of the inner axis; `shape` is that of one product.
+template <class T>
+void split_matmul(Cuda& cuda, const MatmulShape& s, ProductShape shape, const AxisPieces& pieces, const T* a,
+                  const T* b, T* c) {
+  const Scratch<T> partial(cuda, s.batch * pieces.count() * s.m * s.n);
+  shape.stride_a = pieces.length * (s.transpose_a == Transpose::yes ? s.m : 1);
+  shape.stride_b = pieces.length * (s.transpose_b == Transpose::yes ? 1 : s.n);
+  shape.stride_c = s.m * s.n;
+  for (std::int64_t i = 0; i < s.batch; ++i) {
+    const T *first_a = a + i * s.stride_a, *first_b = b + i * s.stride_b;
+    T* const sums = partial.data() + i * pieces.count() * s.m * s.n;
+    shape.batch = pieces.whole, shape.k = pieces.length;
+    blas_product(cuda, shape, first_a, first_b, 0, sums);
+    if (pieces.rest == 0) continue;
+    shape.batch = 1, shape.k = pieces.rest;
+    blas_product(cuda, shape, first_a + pieces.whole * shape.stride_a, first_b + pieces.whole * shape.stride_b,
+                 0, sums + pieces.whole * shape.stride_c);
+  }
+  sum<T>(cuda, {s.batch, pieces.count(), s.m * s.n}, partial.data(), c);
 }
 
 /// Whether one kernel sums both gradients of the parameters.
@@ -112,6 +151,11 @@ void matmul(Cuda& cuda, const MatmulShape& s, const T* a, const T* b, Accumulate
   shape.lda = s.transpose_a == Transpose::yes ? s.m : s.k;
   shape.ldb = s.transpose_b == Transpose::yes ? s.k : s.n;
   shape.ldc = s.n;
+  if constexpr (!std::is_same_v<T, bfloat16>) {  // pieces of bfloat16 would be rounded
+    const AxisPieces pieces = axis_pieces(s);
+    const bool is_dense = s.batch == 1 || s.stride_c == s.m * s.n;
+    if (pieces.count() > 1 && beta == 0 && is_dense) return split_matmul(cuda, s, shape, pieces, a, b, c);
+  }
   if (s.batch > 1) shape.stride_a = s.stride_a, shape.stride_b = s.stride_b, shape.stride_c = s.stride_c;
   for (std::int64_t first = 0; first < s.batch; first += most_batches) {
     shape.batch = std::min(most_batches, s.batch - first);
