@@ -97,6 +97,13 @@ io::Hash128 RecordFile::stored_hash(Section section) const {
   return io::hash_from_bytes(file_.bytes().subspan(at).first<16>());
 }
 
+io::Hash128 RecordFile::content_hash() const {
+  io::Hasher hasher;
+  for (const Section section : {Section::tokens, Section::labels, Section::offsets})
+    hasher.update(io::to_bytes(stored_hash(section)));
+  return hasher.digest();
+}
+
 TokenSpan RecordFile::tokens(std::int64_t record, int which) const {
   require(record >= 0 && record < count() && which >= 0 && which < header_.sequences_per_record,
           "{}: a sequence must be one of {} records x {}, got record {}, sequence {}", path(), count(),

@@ -92,6 +92,10 @@ class RecordFile {
   /// Error(bad_data) naming the section or the record. Linear in the file's size.
   void verify() const;
 
+  /// Of tokens, labels and lengths: equal for the same records, wherever they were made from. Read from the
+  /// trailer, so only as sound as verify() finds the file.
+  io::Hash128 content_hash() const;
+
   /// Throws the Error(bad_data) for an id outside the vocabulary.
   [[noreturn]] void fail_token(std::int64_t record, std::int64_t id) const;
 

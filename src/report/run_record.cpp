@@ -112,7 +112,7 @@ void read_config(RunRecord& run, const std::string& where) {
   }
   for (const char* split : {"train", "dev", "test"}) {
     const io::Json& data = io::json_member(io::json_member(run.result, "data", where), split, where);
-    io::json_string(data, "xxh3_128", where);
+    io::json_string(data, "content_xxh3_128", where);
     io::json_string(data, "task", where);
     if (io::json_integer(data, "records", where) < 0)
       throw_error(ExitCode::bad_data, "{}: data.{}.records must not be negative", where, split);
@@ -238,7 +238,7 @@ std::string RunRecord::config_value(const std::string& key) const {
 std::string RunRecord::data_hash() const {
   std::string all;
   for (const char* split : {"train", "dev", "test"})
-    all += result["data"][split]["xxh3_128"].get<std::string>();
+    all += result["data"][split]["content_xxh3_128"].get<std::string>();
   return io::to_hex(io::hash_of(std::as_bytes(std::span(all)))).substr(0, 8);
 }
 

@@ -33,7 +33,7 @@ io::Json data_json(const Task& task) {
                      {"records", file.count()},
                      {"seed", file.header().seed},
                      {"options", io::parse_json(file.header().options, path.string())},
-                     {"xxh3_128", io::to_hex(io::hash_of_file(path))}};
+                     {"content_xxh3_128", io::to_hex(file.content_hash())}};
   }
   return splits;
 }

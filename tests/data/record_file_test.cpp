@@ -84,6 +84,30 @@ TEST(record_file, equal_records_give_equal_files_and_nothing_shows_before_the_en
   EXPECT_EQ(folder.entries(), 2);
 }
 
+TEST(record_file, the_content_hash_is_of_the_records_alone) {
+  TemporaryFolder folder;
+  const RecordHeader header = example_header();
+  RecordHeader other_source = header;
+  other_source.options = R"({"sources": ["another archive"]})";
+  write_example(folder / "x", 30, header);
+  write_example(folder / "same", 30, other_source);
+  write_example(folder / "more", 31, header);
+  const io::Hash128 hash = RecordFile(folder / "x").content_hash();
+  EXPECT_EQ(RecordFile(folder / "same").content_hash(), hash);
+  EXPECT_NE(io::hash_of_file(folder / "same"), io::hash_of_file(folder / "x"));
+  EXPECT_NE(RecordFile(folder / "more").content_hash(), hash);
+  const auto hash_with = [&](const char* name, std::uint8_t id, std::int32_t label) {
+    RecordWriter writer(folder / name, header);
+    const std::vector<std::uint8_t> ids{1, 2, id};
+    writer.append(ids, label);
+    writer.finish();
+    return RecordFile(folder / name).content_hash();
+  };
+  const io::Hash128 small = hash_with("small", 3, 1);
+  EXPECT_NE(hash_with("id", 4, 1), small);
+  EXPECT_NE(hash_with("label", 3, 2), small);
+}
+
 TEST(record_file, places_outside_are_refused) {
   TemporaryFolder folder;
   write_example(folder / "x", 3, example_header());

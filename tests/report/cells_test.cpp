@@ -55,7 +55,7 @@ TEST(Cells, seeds_of_one_recipe_make_one_number) {
 TEST(Cells, other_settings_and_other_data_are_never_averaged) {
   const io::Json first = listops_result(1, 0.36), second = listops_result(2, 0.30);
   io::Json other_data = second;
-  other_data["data"]["test"]["xxh3_128"] = "dd";
+  other_data["data"]["test"]["content_xxh3_128"] = "dd";
   struct Case {
     io::Json other;
     std::string difference;

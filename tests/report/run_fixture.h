@@ -37,8 +37,11 @@ inline io::Json listops_result() {
   const io::Json options{{"min_length", 501}, {"max_length", 1999}, {"depth", 10}, {"arguments", 10},
                          {"train", 96000},    {"dev", 2000},        {"test", 2000}};
   const auto split = [&](int records, const char* hash) {
-    return io::Json{
-        {"task", "listops"}, {"records", records}, {"seed", 0}, {"options", options}, {"xxh3_128", hash}};
+    return io::Json{{"task", "listops"},
+                    {"records", records},
+                    {"seed", 0},
+                    {"options", options},
+                    {"content_xxh3_128", hash}};
   };
   const auto score = [](double accuracy) {
     return io::Json{{"examples", 2000}, {"loss", 1.8}, {"accuracy", accuracy}};
