@@ -23,7 +23,7 @@ struct DeviceFault {
   long long value = 0;  ///< the index
 };
 
-/// All work of one device goes to one stream, in order.
+/// All work of one device goes to one stream, in order; cuda_side_work.h tells the exception.
 struct Cuda {
   int index = 0;
   cudaStream_t stream = nullptr;
@@ -40,6 +40,9 @@ struct Cuda {
 /// The context of device `index`, made on first use. Throws Error(failed) where this program cannot use it.
 Cuda& cuda_context(int index);
 
+/// take_device_memory() whose memory the stream of `cuda` is the first to use.
+std::byte* take_device_memory(const Cuda& cuda, std::size_t bytes);
+
 /// Throws Error(failed) "what: CUDA's text" unless `status` is success.
 void check_cuda(cudaError_t status, const char* what);
 void check_blas(cublasStatus_t status, const char* what);
@@ -52,7 +55,7 @@ class Scratch {
  public:
   Scratch(Cuda& cuda, std::int64_t count)
       : bytes_(static_cast<std::size_t>(count > 0 ? count : 1) * sizeof(T)),
-        data_(reinterpret_cast<T*>(take_device_memory(cuda.index, bytes_))),
+        data_(reinterpret_cast<T*>(take_device_memory(cuda, bytes_))),
         index_(cuda.index) {}
   ~Scratch() { release_device_memory(index_, reinterpret_cast<std::byte*>(data_), bytes_); }
   Scratch(const Scratch&) = delete;

@@ -15,4 +15,9 @@ void set_gpu_options(CudaOptions options);
 /// take_device_memory() that returns null when memory runs out, so that the caller can say for whom it was.
 std::byte* find_device_memory(int index, std::size_t bytes);
 
+/// Between these two nobody gets a block that was given back after the first: work beside the stream may still
+/// use it.
+void hold_released_memory(int index);
+void reuse_released_memory(int index);
+
 }  // namespace tern

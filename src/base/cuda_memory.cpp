@@ -21,7 +21,12 @@ struct Pool {
   std::unique_ptr<Arena> arena;
   int arenas = 0;  ///< made so far
   bool is_capturing = false, is_exhausted = false;
-  std::vector<std::byte*> waiting;  ///< released during a capture, which must not contain their release
+  bool is_held = false;  ///< by hold_released_memory()
+  struct Block {
+    std::byte* data;
+    std::size_t bytes;
+  };
+  std::vector<Block> released;  ///< blocks that cannot be reused yet
 
   bool owns(const std::byte* block) const {
     return arena && block >= region && block < region + arena->bytes();
@@ -41,7 +46,22 @@ Pool& pool(int index) {
   return *(*pools)[static_cast<std::size_t>(index)];
 }
 
-std::byte* take_from_pool(Cuda& cuda, std::size_t bytes) {
+/// Lets blocks be reused. A capture must not contain the release of a block from before.
+void reuse_released(Cuda& cuda, Pool& memory) {
+  if (memory.is_held) return;
+  std::erase_if(memory.released, [&](const Pool::Block& block) {
+    if (memory.owns(block.data)) {
+      memory.arena->release(static_cast<std::size_t>(block.data - memory.region));
+      return true;
+    }
+    if (memory.is_capturing) return false;
+    memory.charge(-static_cast<std::int64_t>(block.bytes));
+    cudaFreeAsync(block.data, cuda.stream);  // fails only after an earlier, reported error
+    return true;
+  });
+}
+
+std::byte* take_from_pool(const Cuda& cuda, std::size_t bytes) {
   void* block = nullptr;
   const cudaError_t status = cudaMallocAsync(&block, bytes, cuda.stream);
   if (status == cudaErrorMemoryAllocation) {
@@ -70,9 +90,10 @@ Copies& copies() {
 
 }  // namespace
 
-std::byte* find_device_memory(int index, std::size_t bytes) {
-  Cuda& cuda = cuda_context(index);
-  Pool& memory = pool(index);
+namespace {
+
+std::byte* find_memory(const Cuda& cuda, std::size_t bytes) {
+  Pool& memory = pool(cuda.index);
   const std::scoped_lock lock(memory.mutex);
   if (memory.is_capturing) {
     const std::optional<std::size_t> offset = memory.arena ? memory.arena->take(bytes) : std::nullopt;
@@ -84,13 +105,21 @@ std::byte* find_device_memory(int index, std::size_t bytes) {
   return block;
 }
 
+}  // namespace
+
+std::byte* find_device_memory(int index, std::size_t bytes) { return find_memory(cuda_context(index), bytes); }
+
 std::byte* take_device_memory(int index, std::size_t bytes) {
-  std::byte* block = find_device_memory(index, bytes);
+  return take_device_memory(cuda_context(index), bytes);
+}
+
+std::byte* take_device_memory(const Cuda& cuda, std::size_t bytes) {
+  std::byte* block = find_memory(cuda, bytes);
   require(
       block != nullptr,
       "out of memory on cuda:{}: a kernel asked {} MiB for its own work; lower training.batch_size or raise "
       "training.accumulate",
-      index, bytes >> 20);
+      cuda.index, bytes >> 20);
   return block;
 }
 
@@ -98,12 +127,23 @@ void release_device_memory(int index, std::byte* block, std::size_t bytes) {
   Cuda& cuda = cuda_context(index);
   Pool& memory = pool(index);
   const std::scoped_lock lock(memory.mutex);
-  if (memory.owns(block)) return memory.arena->release(static_cast<std::size_t>(block - memory.region));
-  memory.charge(-static_cast<std::int64_t>(bytes));
-  if (memory.is_capturing)
-    memory.waiting.push_back(block);
-  else
-    cudaFreeAsync(block, cuda.stream);  // fails only after an earlier, reported error
+  memory.released.push_back({block, bytes});
+  reuse_released(cuda, memory);
+}
+
+void hold_released_memory(int index) {
+  Pool& memory = pool(index);
+  const std::scoped_lock lock(memory.mutex);
+  ensure(!memory.is_held, "cuda:{}: work beside the stream while there is such work", index);
+  memory.is_held = true;
+}
+
+void reuse_released_memory(int index) {
+  Cuda& cuda = cuda_context(index);
+  Pool& memory = pool(index);
+  const std::scoped_lock lock(memory.mutex);
+  memory.is_held = false;
+  reuse_released(cuda, memory);
 }
 
 DeviceMemory device_memory(int index) {
@@ -237,8 +277,7 @@ class CaptureScope {
   ~CaptureScope() {
     const std::scoped_lock lock(memory_.mutex);
     memory_.is_capturing = false;
-    for (std::byte* block : memory_.waiting) cudaFreeAsync(block, cuda_.stream);
-    memory_.waiting.clear();
+    reuse_released(cuda_, memory_);
   }
   CaptureScope(const CaptureScope&) = delete;
   CaptureScope& operator=(const CaptureScope&) = delete;

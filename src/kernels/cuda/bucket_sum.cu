@@ -2,6 +2,7 @@
 // once, and each row then adds the rows of its lists. Deterministic: a fixed order of additions. Cost tokens *
 // hashes * head_width for any data.
 #include "base/cuda_path.h"
+#include "base/cuda_side_work.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/bucket_gather.h"
 #include "kernels/cuda/collision_crowded.h"
@@ -38,10 +39,14 @@ void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const 
   for (int head = 0; head < out.heads; head += group) {
     const int heads = std::min(group, out.heads - head);
     const std::int64_t skipped = static_cast<std::int64_t>(head) * shape.hashes * out.tokens;
-    finder.find(cuda, codes + skipped, source_codes + skipped, heads);
+    finder.match(codes + skipped, source_codes + skipped, heads);
     const Collisions<Id> collisions = finder.of_queries();
     const Heads<const T> partners = heads_from(value, head, heads);
-    sum_crowded_rows(cuda, sequences, collisions, partners, summed.data());
+    {
+      SideWork beside_links(cuda);
+      sum_crowded_rows(beside_links.cuda(), sequences, collisions, partners, summed.data());
+      finder.link_queries();
+    }
     gather<T, Id>(
         cuda, {sequences, collisions.lists, partners, summed.data(), summed_rows, heads_from(out, head, heads),
                Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes), heads_from(norm, head, heads)});

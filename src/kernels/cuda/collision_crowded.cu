@@ -32,17 +32,6 @@ __global__ void __launch_bounds__(threads, sizeof(Accumulate<T>) == 4 ? 4 : 1)
   }
 }
 
-/// A thread clears what one row has.
-template <class T, class Id>
-__global__ void clear_sums(CrowdedPairs<T, Id> p) {
-  if (!has_crowded(p.collisions.crowded)) return;
-  const int width = p.own_x.width;
-  for (std::int64_t row = thread_index(); row < p.own_x.tokens * p.own_x.heads; row += grid_threads()) {
-    if (p.collisions.lists.crowded[row].count == 0) continue;
-    for (int c = 0; c < width; ++c) p.sums[row * width + c] = Accumulate<T>{};
-  }
-}
-
 template <bool is_exact, class T, class Id>
 void launch_buckets(Cuda& cuda, const CrowdedPairs<T, Id>& work, bool packed) {
   constexpr int bytes = sizeof(SharedTiles<Accumulate<T>>), blocks_per_multiprocessor = 4;
@@ -67,9 +56,6 @@ void add_crowded_pairs(Cuda& cuda, const CrowdedPairs<T, Id>& work) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (packed && work.own_x.width <= widest_products) return add_crowded_products(cuda, work);
   }
-  constexpr int block = 256;
-  clear_sums<<<grid_for(cuda, rows, block), block, 0, cuda.stream>>>(work);
-  check_launch("add_crowded_pairs: clear_sums");
   if (work.is_exact)
     launch_buckets<true>(cuda, work, packed);
   else

@@ -1,10 +1,13 @@
 // Gradients of sampled Bernoulli attention: collisions are found for a few heads at a time; then each row
 // visits its partners of few-row buckets in all hashes (collision_visits*.cu), and crowded buckets are worked
 // off as a whole (collision_crowded.cu) and come in as addends. Where rows are to be scaled to length one, that
-// happens for the same few heads, and visits end with the gradient of the scaling. Deterministic where that is.
+// happens for the same few heads, and visits end with the gradient of the scaling. Scaling runs beside hashing
+// and matching, crowded buckets beside the linking of lists: none of these fills a GPU. Deterministic where
+// crowded buckets are.
 // Cost: see hashing.h.
 #include <algorithm>
 
+#include "base/cuda_side_work.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/collision_crowded.h"
 #include "kernels/cuda/collision_visits.h"
@@ -34,7 +37,11 @@ class GradientGroups {
         crowded_(cuda, most_heads_ * sequences.tokens * operands.q.width),
         q_(cuda, sequences.tokens, unit_heads(), operands.q.width),
         k_(cuda, sequences.tokens, unit_heads(), operands.q.width),
-        dy_(cuda, sequences.tokens, unit_heads(), operands.q.width) {}
+        dy_(cuda, sequences.tokens, unit_heads(), operands.q.width) {
+    const std::int64_t sums = most_heads_ * sequences.tokens * operands.q.width;
+    check_cuda(cudaMemsetAsync(crowded_.data(), 0, static_cast<std::size_t>(sums) * sizeof(A), cuda.stream),
+               "collision_gradients: clear");
+  }
 
   void run() {
     for (int first = 0; first < o_.q.heads; first += most_heads_)
@@ -82,10 +89,10 @@ class GradientGroups {
             .norm = own_x.norm};
   }
 
-  void add_crowded(const PartnerVisits<T, Id>& visits, int first_head, bool own_is_query) {
-    add_crowded_pairs(cuda_, CrowdedPairs<T, Id>{sequences_, visits.collisions, visits.own_x, visits.own_y,
-                                                 visits.partner_x, visits.partner_y, first_head,
-                                                 visits.is_exact, own_is_query, stream_, crowded_.data()});
+  void add_crowded(Cuda& cuda, const PartnerVisits<T, Id>& visits, int first_head, bool own_is_query) {
+    add_crowded_pairs(cuda, CrowdedPairs<T, Id>{sequences_, visits.collisions, visits.own_x, visits.own_y,
+                                                visits.partner_x, visits.partner_y, first_head, visits.is_exact,
+                                                own_is_query, stream_, crowded_.data()});
   }
 
   void visit(const PartnerVisits<T, Id>& visits) {
@@ -95,40 +102,63 @@ class GradientGroups {
     visit_partners(cuda_, visits);
   }
 
-  void find(int first, int heads) {
+  void match(int first, int heads) {
     const std::int64_t of_head = shape_.hashes * sequences_.tokens, skipped = first * of_head;
-    if (o_.q_codes != nullptr) return finder_.find(cuda_, o_.q_codes + skipped, o_.k_codes + skipped, heads);
+    if (o_.q_codes != nullptr) return finder_.match(o_.q_codes + skipped, o_.k_codes + skipped, heads);
     const Scratch<Code> codes(cuda_, 2 * heads * of_head);
     Code* const k_codes = codes.data() + heads * of_head;
     hash_codes<T, Code>(cuda_, sequences_, heads_from(o_.q, first, heads), heads_from(o_.k, first, heads),
                         shape_, stream_, codes.data(), k_codes, first);
-    finder_.find(cuda_, codes.data(), k_codes, heads);
+    finder_.match(codes.data(), k_codes, heads);
+  }
+
+  /// Rows of a group of heads, scaled where they are to be.
+  struct Rows {
+    UnitRows<T> q, k;
+    Heads<const T> v, dy;
+  };
+  Rows scale(Cuda& cuda, int first, int heads) const {
+    const auto part = [&](const auto& x) { return heads_from(x, first, heads); };
+    if (y_.rows.data == nullptr) return {{part(o_.q), {}}, {part(o_.k), {}}, part(o_.v), part(o_.dy)};
+    return {q_.scale(cuda, part(o_.q)), k_.scale(cuda, part(o_.k)), part(o_.v),
+            dy_.pass_scaling(cuda, part(y_), part(o_.dy))};
   }
 
   void run_group(int first, int heads) {
-    const auto part = [&](const auto& x) { return heads_from(x, first, heads); };
-    find(first, heads);
-    UnitRows<T> q{part(o_.q), {}}, k{part(o_.k), {}};
-    Heads<const T> dy = part(o_.dy);
-    if (y_.rows.data != nullptr) {
-      q = q_.scale(cuda_, q.rows);
-      k = k_.scale(cuda_, k.rows);
-      dy = dy_.pass_scaling(cuda_, part(y_), dy);
+    Rows rows;
+    {
+      SideWork side(cuda_);
+      rows = scale(side.cuda(), first, heads);
+      match(first, heads);
+      side.follow();
+      add_crowded(side.cuda(), of_queries(rows, first, heads), first, true);
+      finder_.link_queries();
     }
-    PartnerVisits<T, Id> queries = visits_of(q, dy, k, part(o_.v));
-    queries.collisions = finder_.of_queries();
-    queries.dx = part(o_.dq);
-    add_crowded(queries, first, true);
-    visit(queries);
-    PartnerVisits<T, Id> keys = visits_of(k, part(o_.v), q, dy);
-    keys.collisions = finder_.of_keys();
-    keys.dx = part(o_.dk);
-    keys.dy = part(o_.dv);
-    add_crowded(keys, first, false);
+    visit(of_queries(rows, first, heads));
+    PartnerVisits<T, Id> keys = of_keys(rows, first, heads);
     const Scratch<T> summed(cuda_, heads * keys.summed_rows * o_.q.width);
-    sum_crowded_rows(cuda_, sequences_, keys.collisions, keys.partner_y, summed.data());
     keys.summed = summed.data();
+    {
+      SideWork side(cuda_);
+      add_crowded(side.cuda(), keys, first, false);
+      sum_crowded_rows(side.cuda(), sequences_, keys.collisions, keys.partner_y, summed.data());
+      finder_.link_keys();
+    }
     visit(keys);
+  }
+
+  PartnerVisits<T, Id> of_queries(const Rows& rows, int first, int heads) const {
+    PartnerVisits<T, Id> visits = visits_of(rows.q, rows.dy, rows.k, rows.v);
+    visits.collisions = finder_.of_queries();
+    visits.dx = heads_from(o_.dq, first, heads);
+    return visits;
+  }
+  PartnerVisits<T, Id> of_keys(const Rows& rows, int first, int heads) const {
+    PartnerVisits<T, Id> visits = visits_of(rows.k, rows.v, rows.q, rows.dy);
+    visits.collisions = finder_.of_keys();
+    visits.dx = heads_from(o_.dk, first, heads);
+    visits.dy = heads_from(o_.dv, first, heads);
+    return visits;
   }
 
   Cuda& cuda_;

@@ -106,26 +106,9 @@ __device__ void plan_long_bucket(const ProductWork<Id>& w, std::uint32_t i, cons
   for (int c = static_cast<int>(lane); c < width * width / 4; c += warp_lanes) moment[c] = {};
 }
 
-/// Clears the sums of rows that meet a crowded bucket, a warp for 32 rows.
-template <class Id>
-__device__ void clear_sums(const CrowdedPairs<bfloat16, Id>& p) {
-  if (!has_crowded(p.collisions.crowded)) return;
-  const std::int64_t rows = p.own_x.tokens * p.own_x.heads;
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  for (std::int64_t first = thread_index() - lane; first < rows; first += grid_threads()) {
-    const bool is_met = first + lane < rows && p.collisions.lists.crowded[first + lane].count > 0;
-    for (std::uint32_t left = __ballot_sync(0xFFFFFFFFu, is_met); left != 0; left &= left - 1) {
-      const std::int64_t row = first + __ffs(static_cast<int>(left)) - 1;
-      const auto to = reinterpret_cast<float4*>(p.sums + row * p.own_x.width);
-      if (4 * lane < p.own_x.width) to[lane] = {};
-    }
-  }
-}
-
-/// A thread takes a bucket. Clears the sums too where `clears`.
+/// A thread takes a bucket.
 template <int width, std::uint32_t own_rows, class Id>
-__global__ void __launch_bounds__(256) plan_pieces(ProductWork<Id> w, bool clears) {
-  if (clears) clear_sums(w.p);
+__global__ void __launch_bounds__(256) plan_pieces(ProductWork<Id> w) {
   const std::uint32_t count = w.buckets();
   const auto step = static_cast<std::uint32_t>(grid_threads()),
              lane = static_cast<std::uint32_t>(threadIdx.x) % warp_lanes;

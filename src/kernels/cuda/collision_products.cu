@@ -121,8 +121,7 @@ void launch_segment(Cuda& cuda, const ProductWork<Id>& w, bool has_long) {
   using Pairs = PairProducts<width, is_exact, Id>;
   constexpr int block = 256, bytes = sizeof(MomentTiles<width>);
   const std::int64_t rows = w.p.own_x.tokens * w.p.own_x.heads;
-  plan_pieces<width, Pairs::own_rows>
-      <<<grid_for(cuda, rows, block), block, 0, cuda.stream>>>(w, w.segment == 0);
+  plan_pieces<width, Pairs::own_rows><<<grid_for(cuda, rows, block), block, 0, cuda.stream>>>(w);
   check_launch("add_crowded_pairs: plan_pieces");
   const auto run = run_pieces<width, is_exact, Id>;
   const int run_bytes = is_exact ? 0 : bytes;

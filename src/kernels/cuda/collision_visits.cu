@@ -115,11 +115,13 @@ __global__ void __launch_bounds__(threads, packs > 1 ? 1
     }
   }
   if (sums.count > 0) {
-    const A* crowded = p.crowded + own * width;
+    A* crowded = p.crowded + own * width;
 #pragma unroll
     for (int i = 0; i < Columns::count; ++i) {
       const int c = Columns::column(i / items) + i % items;
-      if (c < width) dx[i] += crowded[c];
+      if (c >= width) continue;
+      dx[i] += crowded[c];
+      crowded[c] = 0;
     }
   }
 #pragma unroll

@@ -23,7 +23,7 @@ struct PartnerVisits {
   Heads<T> dx, dy;
   Accumulate<T> scale, value_scale;
   bool is_exact, packed;         ///< packed: rows may be read 16 bytes at a time
-  const Accumulate<T>* crowded;  ///< [heads][tokens][width], read for rows that meet a crowded bucket
+  Accumulate<T>* crowded;        ///< [heads][tokens][width], taken and left as zeros
   const T* summed;               ///< [heads][summed_rows][width] sums of partner_y
   std::int64_t summed_rows;
   Heads<const Accumulate<T>> norm;  ///< of width 1

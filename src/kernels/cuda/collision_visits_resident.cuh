@@ -254,9 +254,11 @@ __device__ __forceinline__ void finish_gradients(const PartnerVisits<bfloat16, I
     for (int c = 0; c < width / 8; ++c) {
       float* sum = dx[c] + 2 * half;
       if (has_crowded) {
-        const Pack<float, 2> crowded = load_pack<2>(p.crowded + place * width + 8 * c + 2 * t);
+        float* from = p.crowded + place * width + 8 * c + 2 * t;
+        const Pack<float, 2> crowded = load_pack<2>(from);
         sum[0] += crowded.item[0];
         sum[1] += crowded.item[1];
+        store_pack(from, Pack<float, 2>{});
       }
       sum[0] *= p.scale;
       sum[1] *= p.scale;

@@ -43,44 +43,55 @@ std::int64_t CollisionFinder<Id>::bytes_of_head(const Sequences& sequences, int 
 }
 
 template <class Id>
-void CollisionFinder<Id>::link(Direction direction, const std::uint32_t* records, const Id* partner_order) {
-  link_rows<Id>(cuda_, {sequences_, records, partner_order, few_.data(), crowded_.data(), entries_.data(),
-                        counts_of(direction) + segments_, link_capacity<Id>(sequences_.tokens, hashes_),
-                        found_heads_, hashes_});
+void CollisionFinder<Id>::link(Direction direction, Records& records, const Id* partner_order) {
+  if (!records) return;  // no rows
+  link_rows<Id>(cuda_, {sequences_, records->data(), partner_order, few_.data(), crowded_.data(),
+                        entries_.data(), counts_of(direction) + segments_,
+                        link_capacity<Id>(sequences_.tokens, hashes_), found_heads_, hashes_});
+  records.reset();
+}
+
+template <class Id>
+void CollisionFinder<Id>::link_queries() {
+  link(queries, q_records_, k_order_.data());
+}
+
+template <class Id>
+void CollisionFinder<Id>::link_keys() {
+  link(keys, k_records_, q_order_.data());
 }
 
 template <class Id>
 template <class Code>
-void CollisionFinder<Id>::find(Cuda& cuda, const Code* q_codes, const Code* k_codes, int heads) {
+void CollisionFinder<Id>::match(const Code* q_codes, const Code* k_codes, int heads) {
   ensure(heads <= heads_, "collisions: {} heads in a work area for {}", heads, heads_);
   const std::int64_t tokens = sequences_.tokens, lists = std::int64_t{heads} * hashes_;
   found_heads_ = heads;
   const auto clear_bytes = static_cast<std::size_t>(2 * counts_of_direction()) * sizeof(std::uint32_t);
-  check_cuda(cudaMemsetAsync(counts_.data(), 0, clear_bytes, cuda.stream), "collisions: clear");
+  check_cuda(cudaMemsetAsync(counts_.data(), 0, clear_bytes, cuda_.stream), "collisions: clear");
   if (tokens == 0 || heads == 0) return;
-  const Scratch<std::uint32_t> q_records(cuda, lists * tokens);
+  std::uint32_t* const q_records = q_records_.emplace(cuda_, lists * tokens).data();
   MatchWork<Id, Code> work{sequences_,
-                           {q_codes, nullptr, q_records.data(), of_queries().crowded},
+                           {q_codes, nullptr, q_records, of_queries().crowded},
                            {k_codes, k_order_.data(), nullptr, {}},
                            hashes_,
                            bits_,
                            lists};
   if (both_) {
     work.q.order = q_order_.data();
-    work.k.records = k_records_.emplace(cuda, lists * tokens).data();
-    work.k.crowded = collisions(keys, nullptr, nullptr).crowded;
+    work.k.records = k_records_.emplace(cuda_, lists * tokens).data();
+    work.k.crowded = of_keys().crowded;
   }
   if (sequences_.count > 0 && sequences_.longest > 0) {
     if constexpr (sizeof(Id) == 2 && sizeof(Code) == 2) {
-      if (fits_short_rows(cuda, sequences_, bits_, both_))
-        match_short_rows(cuda, work);
+      if (fits_short_rows(cuda_, sequences_, bits_, both_))
+        match_short_rows(cuda_, work);
       else
-        match_long_rows(cuda, work);
+        match_long_rows(cuda_, work);
     } else {
-      match_long_rows(cuda, work);
+      match_long_rows(cuda_, work);
     }
   }
-  link(queries, q_records.data(), k_order_.data());
 }
 
 template <class Id>
@@ -105,17 +116,15 @@ Collisions<Id> CollisionFinder<Id>::of_queries() const {
 }
 
 template <class Id>
-Collisions<Id> CollisionFinder<Id>::of_keys() {
+Collisions<Id> CollisionFinder<Id>::of_keys() const {
   ensure(both_, "collisions: made for the direction of queries only");
-  if (k_records_) link(keys, k_records_->data(), q_order_.data());
-  k_records_.reset();
   return collisions(keys, k_order_.data(), q_order_.data());
 }
 
 template class CollisionFinder<std::uint16_t>;
 template class CollisionFinder<std::uint32_t>;
 #define TERN_INSTANTIATE(Id, Code) \
-  template void CollisionFinder<Id>::find<Code>(Cuda&, const Code*, const Code*, int);
+  template void CollisionFinder<Id>::match<Code>(const Code*, const Code*, int);
 TERN_INSTANTIATE(std::uint16_t, std::uint16_t)
 TERN_INSTANTIATE(std::uint16_t, std::uint32_t)
 TERN_INSTANTIATE(std::uint32_t, std::uint16_t)

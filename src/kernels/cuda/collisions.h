@@ -63,7 +63,7 @@ struct CrowdedBuckets {
   std::uint32_t* count;    ///< [segments]
   int segments;
   std::int64_t capacity;
-  /// Zeros after find(), for those who work the buckets off: [segments][of_segment] for their pairs, then
+  /// Zeros after match(), for those who work the buckets off: [segments][of_segment] for their pairs, then
   /// of_sums for their sums.
   std::uint32_t* counters;
   static constexpr int of_segment = 9, of_sums = 2;
@@ -80,8 +80,9 @@ struct Collisions {
   int heads, hashes;
 };
 
-/// Work area for the collisions of up to `heads` heads, and what it holds after find(). Its size depends on
-/// host bounds only, so that nothing is read back. The lists of both directions share their memory.
+/// Work area for the collisions of up to `heads` heads, and what it holds after match(). Its size depends on
+/// host bounds only, so that nothing is read back. The lists of both directions share their memory:
+/// link_queries() and link_keys() write it.
 template <class Id>
 class CollisionFinder {
  public:
@@ -93,18 +94,22 @@ class CollisionFinder {
   /// Bytes of the work area for one head.
   static std::int64_t bytes_of_head(const Sequences& sequences, int hashes, bool both);
 
-  /// Codes [heads * hashes][tokens] of queries and of keys. of_queries() holds from now on.
+  /// Codes [heads * hashes][tokens] of queries and of keys. Orders and crowded buckets hold from now on.
   template <class Code>
-  void find(Cuda& cuda, const Code* q_codes, const Code* k_codes, int heads);
+  void match(const Code* q_codes, const Code* k_codes, int heads);
+  /// Lists of a direction, each once after match().
+  void link_queries();
+  void link_keys();
 
-  /// Own rows: queries, partners: keys. Its lists end with of_keys().
+  /// Own rows: queries, partners: keys.
   Collisions<Id> of_queries() const;
-  /// Own rows: keys, partners: queries; once after find(), needs `both`.
-  Collisions<Id> of_keys();
+  /// Own rows: keys, partners: queries; needs `both`.
+  Collisions<Id> of_keys() const;
 
  private:
   /// Keys have a direction of their own where both are wanted.
   enum Direction : int { queries, keys };
+  using Records = std::optional<Scratch<std::uint32_t>>;
 
   std::int64_t counts_of_direction() const {
     return segments_ * (1 + CrowdedBuckets::of_segment) + CrowdedBuckets::of_sums + heads_;
@@ -113,20 +118,20 @@ class CollisionFinder {
     return counts_.data() + direction * counts_of_direction();
   }
   Collisions<Id> collisions(Direction direction, const Id* own_order, const Id* partner_order) const;
-  void link(Direction direction, const std::uint32_t* records, const Id* partner_order);
+  void link(Direction direction, Records& records, const Id* partner_order);
 
   Cuda& cuda_;
   Sequences sequences_;
   int hashes_, bits_, heads_, segments_;
   bool both_;
-  int found_heads_ = 0;  ///< of the last find()
+  int found_heads_ = 0;  ///< of the last match()
   Scratch<EntryRange> few_, crowded_;
   Scratch<std::uint32_t> entries_;  ///< ids and sums
   Scratch<CrowdedBucket> buckets_;  ///< [directions][heads * hashes * most of one]
   /// [directions] of [segments] crowded buckets, [heads] words of entries in use, and the buckets' counters.
   Scratch<std::uint32_t> counts_;
   Scratch<Id> k_order_, q_order_;
-  std::optional<Scratch<std::uint32_t>> k_records_;  ///< from find() to of_keys()
+  Records q_records_, k_records_;  ///< from match() to the link
 };
 
 }  // namespace tern::kernels
