@@ -1,77 +1,61 @@
-// Hash codes of bfloat16 rows on tensor cores. The columns of the product are ordered so that each thread's
-// sums are the bits of whole codes: of every 8 columns lane t of four owns 2 t and 2 t + 1, which are bits 2 k
-// and 2 k + 1 of hash t of four; its rows are neighbours, so that their codes leave as one access. Directions
-// are negated: a bit is the sign of its sum. Those of Hadamard rotations, integers below 2^16, go in two
-// bfloat16 parts. Products are exact, sums are float32 in a fixed order: deterministic. Cost as in
-// hash_codes.cu.
+// Hash codes of bfloat16 rows on tensor cores, with columns ordered as in hash_fragments.cuh. Directions of
+// Hadamard rotations, integers below 2^16, go in two bfloat16 parts. Products are exact, sums are float32 in a
+// fixed order: deterministic. Cost as in hash_codes.cu.
 #include "base/normal.h"
-#include "kernels/cuda/hash_codes.cuh"
-#include "kernels/cuda/warp_products.cuh"
+#include "kernels/cuda/hash_fragments.cuh"
 
 namespace tern::kernels {
 namespace {
 
 constexpr int most_threads = 256;
-constexpr int together = 4;  // hashes whose bits lie in one product
 constexpr int chunk_bytes = 12 * 1024;
 
-/// What lane t of four holds of one column in one step of the depth: columns fragment_depth() .. + 3 of x, for
-/// one part of the directions.
-struct alignas(8) Fragment {
-  std::uint32_t low, high;
-};
-/// Steps come in pairs, in which a lane has 8 neighbours: 16 bytes of a row.
-__device__ __forceinline__ int fragment_depth(int step, int t) {
-  return 32 * (step / 2) + 8 * t + 4 * (step % 2);
-}
-
-/// Fragments of all (sequence, head) pairs in the order in which warps read them: [pair][group of
-/// hashes][product] [step][part][lane].
-struct FragmentPlan {
-  int groups, products, steps, parts;
-
-  __host__ __device__ int of_product() const { return steps * parts * warp_lanes; }
-  __host__ __device__ int of_group() const { return products * of_product(); }
-  __host__ __device__ std::int64_t of_pair() const { return static_cast<std::int64_t>(groups) * of_group(); }
-};
-
-/// The row of fragments that a warp fills, and the direction of one of its columns.
+/// The row of fragments of a (sequence, head) that a warp fills, and the direction of one of its columns.
+template <int steps, int parts>
 struct FragmentRow {
-  std::int64_t pair;
   int step, part, hash, bit;
 
-  __device__ FragmentRow(const FragmentPlan& plan, std::int64_t row, int column) {
-    part = static_cast<int>(row % plan.parts);
-    row /= plan.parts;
-    step = static_cast<int>(row % plan.steps);
-    row /= plan.steps;
-    bit = 2 * static_cast<int>(row % plan.products) + column % 2;
-    row /= plan.products;
-    hash = together * static_cast<int>(row % plan.groups) + column / 2;
-    pair = row / plan.groups;
+  __device__ FragmentRow(const FragmentPlan<steps, parts>& plan, int row, int column) {
+    part = row % parts;
+    step = row / parts % steps;
+    const int product = row / (steps * parts);
+    bit = 2 * (product % plan.products) + column % 2;
+    hash = hashes_together * (product / plan.products) + column / 2;
   }
 };
 
+/// Calls body(pair, row) for all pairs and the rows of each, for one row in a warp: the grid's y counts pairs.
+template <int steps, int parts, class Body>
+__device__ __forceinline__ void for_each_row(const FragmentPlan<steps, parts>& plan, int pairs,
+                                             const Body& body) {
+  const int row = static_cast<int>(thread_index()) / warp_lanes;
+  if (row >= plan.of_pair() / warp_lanes) return;
+  for (int pair = static_cast<int>(blockIdx.y); pair < pairs; pair += static_cast<int>(gridDim.y))
+    body(pair, row);
+}
+
 /// Gaussian directions of a width that is a multiple of 4: a lane draws four neighbours at once.
-__global__ void draw_fragments(Directions directions, HashShape shape, FragmentPlan plan, RandomStream stream,
-                               const std::int64_t* sample, std::int64_t rows, Fragment* fragments) {
+template <int steps>
+__global__ void draw_fragments(Directions directions, HashShape shape, FragmentPlan<steps, 1> plan,
+                               RandomStream stream, const std::int64_t* sample, int pairs,
+                               Fragment* fragments) {
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  for (std::int64_t i = thread_index() / warp_lanes; i < rows; i += grid_threads() / warp_lanes) {
+  for_each_row(plan, pairs, [&](int pair, int i) {
     const FragmentRow row(plan, i, lane / 4);
     const int depth = fragment_depth(row.step, lane % 4);
     Fragment fragment{0, 0};
     if (row.hash < shape.hashes && row.bit < shape.bits && depth < directions.width) {
       const auto element =
           static_cast<std::uint64_t>((row.hash * shape.bits + row.bit) * directions.width + depth);
-      const int head = directions.first_head + static_cast<int>(row.pair % directions.heads);
+      const int head = directions.first_head + pair % directions.heads;
       float drawn[4];
-      normals_of(stream.words(sample[row.pair / directions.heads],
-                              HashDraw::block(HashDraw::directions, head, element)),
-                 drawn);
+      normals_of(
+          stream.words(sample[pair / directions.heads], HashDraw::block(HashDraw::directions, head, element)),
+          drawn);
       fragment = {pack_pair(-drawn[0], -drawn[1]), pack_pair(-drawn[2], -drawn[3])};
     }
-    fragments[i * warp_lanes + lane] = fragment;
-  }
+    fragments[static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes + lane] = fragment;
+  });
 }
 
 /// The part `part` of two neighbours of a negated direction: the value rounded to bfloat16, then the rest.
@@ -81,21 +65,23 @@ __device__ std::uint32_t part_of(float first, float second, int part) {
 }
 
 /// The same from directions that have been drawn.
-__global__ void order_fragments(Directions directions, HashShape shape, FragmentPlan plan, std::int64_t rows,
-                                Fragment* fragments) {
+template <int steps, int parts>
+__global__ void order_fragments(Directions directions, HashShape shape, FragmentPlan<steps, parts> plan,
+                                int pairs, Fragment* fragments) {
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes, width = directions.width;
-  for (std::int64_t i = thread_index() / warp_lanes; i < rows; i += grid_threads() / warp_lanes) {
+  for_each_row(plan, pairs, [&](int pair, int i) {
     const FragmentRow row(plan, i, lane / 4);
     const int depth = fragment_depth(row.step, lane % 4);
     Fragment fragment{0, 0};
     if (row.hash < shape.hashes && row.bit < shape.bits) {
       const float* direction =
-          directions.data + (row.pair * directions.columns + row.hash * shape.bits + row.bit) * width;
+          directions.data +
+          (static_cast<std::int64_t>(pair) * directions.columns + row.hash * shape.bits + row.bit) * width;
       if (depth < width) fragment.low = part_of(direction[depth], direction[depth + 1], row.part);
       if (depth + 2 < width) fragment.high = part_of(direction[depth + 2], direction[depth + 3], row.part);
     }
-    fragments[i * warp_lanes + lane] = fragment;
-  }
+    fragments[static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes + lane] = fragment;
+  });
 }
 
 /// A warp's rows. Lane 4 g + t holds rows 2 (tiles g + m) and the next as rows g and g + 8 of product m.
@@ -142,20 +128,12 @@ struct RowFragments {
   }
 };
 
-/// sum = product of a and b.
-__device__ __forceinline__ void set_product(float (&sum)[4], const std::uint32_t (&a)[4], const Fragment& b) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%10, %10, %10, %10};"
-      : "=f"(sum[0]), "=f"(sum[1]), "=f"(sum[2]), "=f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high), "f"(0.0f));
-}
-
 /// The codes of a warp's rows for four hashes, from all their bits' fragments.
 template <int steps, int tiles, int parts>
 __device__ __forceinline__ void project(const RowFragments<steps, tiles>& rows, const Fragment* fragments,
                                         int products, std::uint32_t (&code)[2 * tiles]) {
   for (int product = products - 1; product >= 0; --product) {
-    const Fragment* from = fragments + product * (steps * parts * warp_lanes);
+    const Fragment* from = fragments + product * FragmentPlan<steps, parts>::of_product;
     float sum[tiles][4];
 #pragma unroll
     for (int i = 0; i < steps * parts; ++i) {
@@ -169,41 +147,14 @@ __device__ __forceinline__ void project(const RowFragments<steps, tiles>& rows, 
       }
     }
 #pragma unroll
-    for (int m = 0; m < tiles; ++m) {
-#pragma unroll
-      for (int u = 0; u < 2; ++u) {
-        // shifts in the signs, the upper bit first
-        code[2 * m + u] = __funnelshift_l(__float_as_uint(sum[m][2 * u + 1]), code[2 * m + u], 1);
-        code[2 * m + u] = __funnelshift_l(__float_as_uint(sum[m][2 * u]), code[2 * m + u], 1);
-      }
-    }
-  }
-}
-
-/// Codes of `count` neighbouring rows, of which those in [0, length) exist.
-template <int count, class Code>
-__device__ __forceinline__ void store_codes(const std::uint32_t (&code)[count], int row, int length,
-                                            bool is_aligned, Code* to) {
-  constexpr int items = std::min(count, pack_items<Code>);
-#pragma unroll
-  for (int first = 0; first < count; first += items, row += items) {
-    if (is_aligned && row >= 0 && row + items <= length) {
-      Pack<Code, items> pack;
-#pragma unroll
-      for (int u = 0; u < items; ++u) pack.item[u] = static_cast<Code>(code[first + u]);
-      store_pack(to + row, pack);
-      continue;
-    }
-#pragma unroll
-    for (int u = 0; u < items; ++u)
-      if (row + u >= 0 && row + u < length) to[row + u] = static_cast<Code>(code[first + u]);
+    for (int m = 0; m < tiles; ++m) shift_in_signs(sum[m], code[2 * m], code[2 * m + 1]);
   }
 }
 
 /// A block's rows start at a multiple of 8 tokens of the batch, at or before the sequence's first.
 template <int steps, int tiles, int parts, class Code>
 __global__ void __launch_bounds__(most_threads, 2)
-    project_products(Projection<bfloat16, Code> p, FragmentPlan plan, const Fragment* fragments,
+    project_products(Projection<bfloat16, Code> p, FragmentPlan<steps, parts> plan, const Fragment* fragments,
                      int blocks_of_head, int chunk, bool is_aligned) {
   extern __shared__ __align__(16) unsigned char shared[];
   constexpr int warp_rows = 16 * tiles;
@@ -238,7 +189,7 @@ __global__ void __launch_bounds__(most_threads, 2)
     for (int group = first; group < min(first + chunk, plan.groups); ++group, from += group_size) {
       std::uint32_t code[2 * tiles] = {};
       project<steps, tiles, parts>(rows, from, plan.products, code);
-      const int hash = group * together + lane % 4;
+      const int hash = group * hashes_together + lane % 4;
       if (hash < p.shape.hashes)
         store_codes(code, first_row + lane / 4 * 2 * tiles, tile.range.length, is_aligned,
                     p.place(tile.head, hash) + tile.range.begin);
@@ -248,28 +199,34 @@ __global__ void __launch_bounds__(most_threads, 2)
 }
 
 template <int steps, int parts, class Code>
+void fill_fragments(Cuda& cuda, const Projection<bfloat16, Code>& p, const FragmentPlan<steps, parts>& plan,
+                    const RandomStream& stream, Fragment* fragments) {
+  const int pairs = static_cast<int>(p.sequences.count) * p.directions.heads;
+  if (pairs == 0) return;
+  constexpr int block = 256, most_in_y = 65535;
+  const dim3 blocks(static_cast<unsigned>((plan.of_pair() + block - 1) / block),
+                    static_cast<unsigned>(std::min(pairs, most_in_y)));
+  if (p.directions.data != nullptr)
+    order_fragments<<<blocks, block, 0, cuda.stream>>>(p.directions, p.shape, plan, pairs, fragments);
+  else if constexpr (parts == 1)
+    draw_fragments<<<blocks, block, 0, cuda.stream>>>(p.directions, p.shape, plan, stream, p.sequences.sample,
+                                                      pairs, fragments);
+  check_launch("hash_codes: fragments");
+}
+
+template <int steps, int parts, class Code>
 void launch(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream& stream) {
   constexpr int tiles = steps <= 4 ? 4 : 2;
-  const FragmentPlan plan{(p.shape.hashes + together - 1) / together, (p.shape.bits + 1) / 2, steps, parts};
-  const std::int64_t pairs = p.sequences.count * p.directions.heads;
-  const Scratch<Fragment> fragments(cuda, pairs * plan.of_pair());
-  const std::int64_t rows = pairs * plan.of_pair() / warp_lanes;
-  if (rows > 0) {
-    constexpr int block = 256;
-    const unsigned blocks = grid_for(cuda, rows * warp_lanes, block);
-    if (p.directions.data == nullptr)
-      draw_fragments<<<blocks, block, 0, cuda.stream>>>(p.directions, p.shape, plan, stream, p.sequences.sample,
-                                                        rows, fragments.data());
-    else
-      order_fragments<<<blocks, block, 0, cuda.stream>>>(p.directions, p.shape, plan, rows, fragments.data());
-    check_launch("hash_codes: fragments");
-  }
+  const FragmentPlan<steps, parts> plan{(p.shape.hashes + hashes_together - 1) / hashes_together,
+                                        (p.shape.bits + 1) / 2};
+  const Scratch<Fragment> fragments(cuda, p.sequences.count * p.directions.heads * plan.of_pair());
+  fill_fragments(cuda, p, plan, stream, fragments.data());
+  const bool is_aligned = kernels::is_aligned(16, p.codes[0], p.codes[1]) && p.sequences.tokens % 8 == 0;
   const int threads = p.sequences.longest >= 1024 ? most_threads : most_threads / 2;
   const int size = threads / warp_lanes * 16 * tiles;
   const int blocks_of_head = static_cast<int>((p.sequences.longest + 7 + size - 1) / size);
   const int group_bytes = plan.of_group() * static_cast<int>(sizeof(Fragment));
   const int chunk = std::clamp(chunk_bytes / group_bytes, 1, plan.groups);
-  const bool is_aligned = kernels::is_aligned(16, p.codes[0], p.codes[1]) && p.sequences.tokens % 8 == 0;
   check_cuda(cudaFuncSetAttribute(project_products<steps, tiles, parts, Code>,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, 96 * 1024),
              "hash_codes: shared memory");
