@@ -1,6 +1,7 @@
 // Hash codes of bfloat16 rows on tensor cores, with columns ordered as in hash_fragments.cuh. Directions of
 // Hadamard rotations, integers below 2^16, go in two bfloat16 parts. Products are exact, sums are float32 in a
-// fixed order: deterministic. Cost as in hash_codes.cu.
+// fixed order: deterministic. Packed rows of at most 64 columns with Gaussian directions of more than 8 hashes
+// take the kernel of hash_codes_resident.cu, where all warps share the rows. Cost as in hash_codes.cu.
 #include "base/normal.h"
 #include "kernels/cuda/hash_fragments.cuh"
 
@@ -222,6 +223,8 @@ void launch(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream&
   const Scratch<Fragment> fragments(cuda, p.sequences.count * p.directions.heads * plan.of_pair());
   fill_fragments(cuda, p, plan, stream, fragments.data());
   const bool is_aligned = kernels::is_aligned(16, p.codes[0], p.codes[1]) && p.sequences.tokens % 8 == 0;
+  if constexpr (steps <= 4 && parts == 1 && std::is_same_v<Code, std::uint16_t>)
+    if (p.packed && plan.groups > 2) return project_packed(cuda, p, plan, fragments.data(), is_aligned);
   const int threads = p.sequences.longest >= 1024 ? most_threads : most_threads / 2;
   const int size = threads / warp_lanes * 16 * tiles;
   const int blocks_of_head = static_cast<int>((p.sequences.longest + 7 + size - 1) / size);

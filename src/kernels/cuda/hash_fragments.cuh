@@ -1,7 +1,8 @@
-// Directions as operands of products on tensor cores. The columns of a product are ordered so that each
-// thread's sums are the bits of whole codes: of every 8 columns lane t of four owns 2 t and 2 t + 1, which are
-// bits 2 k and 2 k + 1 of hash t of four; its rows are neighbours, so that their codes leave as one access.
-// Directions are negated: a bit is the sign of its sum.
+// Directions as operands of products on tensor cores: what the kernels of hash_codes_products.cu and
+// hash_codes_resident.cu share. The columns of a product are ordered so that each thread's sums are the bits of
+// whole codes: of every 8 columns lane t of four owns 2 t and 2 t + 1, which are bits 2 k and 2 k + 1 of hash t
+// of four; its rows are neighbours, so that their codes leave as one access. Directions are negated: a bit is
+// the sign of its sum.
 #pragma once
 
 #include "kernels/cuda/hash_codes.cuh"
@@ -68,5 +69,10 @@ __device__ __forceinline__ void store_codes(const std::uint32_t (&code)[count], 
       if (row + u >= 0 && row + u < length) to[row + u] = static_cast<Code>(code[first + u]);
   }
 }
+
+/// Codes of packed rows, from fragments of Gaussian directions of at most 16 bits.
+template <int steps>
+void project_packed(Cuda& cuda, const Projection<bfloat16, std::uint16_t>& projection,
+                    const FragmentPlan<steps, 1>& plan, const Fragment* fragments, bool is_aligned);
 
 }  // namespace tern::kernels
