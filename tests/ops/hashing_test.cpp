@@ -216,25 +216,41 @@ TEST(BernoulliSample, scales_rows_by_its_formula) {
   }
 }
 
+/// y and the gradients of sequences in float64.
+std::vector<std::vector<double>> sample_and_gradients(Device device, const std::vector<int>& lengths,
+                                                      const HashOptions& options, BernoulliRows rows,
+                                                      BernoulliGradient gradient) {
+  const Sample in = sample_of(lengths, 32, DType::float64, device);
+  const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
+  const Tensor y = bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, options, gradient,
+                                    on(in.qkv[0], test_stream(4)), rows);
+  backward(y);
+  std::vector<std::vector<double>> all{y.to_vector<double>()};
+  for (const Tensor& x : leaves) all.push_back(gradient_of(x).to_vector<double>());
+  return all;
+}
+
+void expect_cuda_as_cpu(const std::vector<int>& lengths, const HashOptions& options, BernoulliRows rows,
+                        BernoulliGradient gradient) {
+  const auto here = sample_and_gradients({DeviceType::cuda, 0}, lengths, options, rows, gradient),
+             there = sample_and_gradients({}, lengths, options, rows, gradient);
+  for (std::size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(here[i], there[i], 1e-9), "") << i;
+}
+
 /// So many tokens and hashes that CUDA takes one head after the other.
 TEST(BernoulliSample, groups_of_heads_are_those_of_the_cpu) {
   if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
-  const auto run = [](Device device, BernoulliRows rows, BernoulliGradient gradient) {
-    const Sample in = sample_of({12000, 12000, 11000, 12000, 12000}, 32, DType::float64, device);
-    const std::vector<Tensor> leaves{leaf(in.qkv[0]), leaf(in.qkv[1]), leaf(in.qkv[2])};
-    const Tensor y =
-        bernoulli_sample(leaves[0], leaves[1], leaves[2], in.layout, {HashFamily::gaussian, 32, 12}, gradient,
-                         on(in.qkv[0], test_stream(4)), rows);
-    backward(y);
-    std::vector<std::vector<double>> all{y.to_vector<double>()};
-    for (const Tensor& x : leaves) all.push_back(gradient_of(x).to_vector<double>());
-    return all;
-  };
   for (const auto rows : {BernoulliRows::given, BernoulliRows::unit})
-    for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact}) {
-      const auto here = run({DeviceType::cuda, 0}, rows, gradient), there = run({}, rows, gradient);
-      for (std::size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(here[i], there[i], 1e-9), "") << i;
-    }
+    for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
+      expect_cuda_as_cpu({12000, 12000, 11000, 12000, 12000}, {HashFamily::gaussian, 32, 12}, rows, gradient);
+}
+
+/// Buckets of more rows than a warp has lanes, in sequences of every length that shared memory is laid out for.
+TEST(BernoulliSample, wide_buckets_are_those_of_the_cpu) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  for (const int length : {1000, 2049, 4096, 8192, 16384})
+    for (const int bits : {2, 6})
+      expect_cuda_as_cpu({length, 77}, {HashFamily::gaussian, 2, bits}, BernoulliRows::given, surrogate);
 }
 
 /// float32 rows have the CPU's codes on CUDA, but where a projection is within rounding of 0.

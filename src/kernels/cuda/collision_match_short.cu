@@ -1,7 +1,7 @@
 // Matches both sides of one hash in shared memory, a block for each (head, hash) and sequence: counts of both
 // sides by code, their starts, then each side's rows in the order of their codes. Rows come to their buckets in
 // any order and are ranked there by their place, so that the result does not depend on it. Deterministic. Cost
-// linear in rows and codes: in long buckets, rows are ranked by a walk over the sequence instead.
+// linear in rows and codes, also in long buckets, whose rows are ranked through a bitmap of the sequence.
 #include "kernels/cuda/collision_match_short.cuh"
 
 namespace tern::kernels {
@@ -86,8 +86,9 @@ struct ThreadRows {
       if (run[u].count() > few_rows && rank(u) == 0) {
         const bool is_met = ranges.of(!is_key).count() > 0;
         const int counter = is_key ? Memory::listed_of_queries : Memory::listed_of_keys;
-        memory.large_buckets[atomicAdd(&memory.counters[Memory::large], 1u)] = {
-            code(u), is_key, is_met ? atomicAdd(&memory.counters[counter], 1u) : LargeBucket::unlisted};
+        memory.add_large({code(u), is_key,
+                          is_met ? atomicAdd(&memory.counters[counter], 1u) : LargeBucket::unlisted},
+                         run[u].count());
       }
     }
   }
@@ -147,7 +148,7 @@ __device__ __forceinline__ void write_order(const Id* order, int length, Id* to)
 }
 
 template <int rows, bool both, int block_threads, int blocks>
-__global__ void __launch_bounds__(block_threads, blocks) match_rows(Work work) {
+__global__ void __launch_bounds__(block_threads, blocks) match_rows(Work work, int sets) {
   extern __shared__ __align__(16) std::uint32_t shared[];
   const auto list = static_cast<int>(blockIdx.x / work.sequences.count);
   const SequenceRange range =
@@ -182,7 +183,7 @@ __global__ void __launch_bounds__(block_threads, blocks) match_rows(Work work) {
   }
   k.rank_small(memory, length);
   if (both) q.rank_small(memory, length);
-  rank_large(work, memory, place, length);
+  rank_large(memory, length, sets);
   __syncthreads();
   k.place_small(memory, length);
   if (both) q.place_small(memory, length);
@@ -194,17 +195,24 @@ __global__ void __launch_bounds__(block_threads, blocks) match_rows(Work work) {
   if (both) k.write_records(memory, length, work.k.records + place);
 }
 
+/// Bitmaps of the sequence that a block has room for: one a warp where memory allows.
+int sets_of_block(const Cuda& cuda, int codes, int longest, bool both, int threads) {
+  const int left = cuda.shared_memory - Memory::bytes(codes, longest, both, 0);
+  return std::min(threads / warp_lanes, left / (4 * Memory::set_words(longest)));
+}
+
 template <int rows, bool both, int block_threads, int blocks>
 void launch(Cuda& cuda, const Work& work) {
   const auto longest = static_cast<int>(work.sequences.longest), codes = 1 << work.bits;
   const int threads = std::clamp(((longest + rows - 1) / rows + 31) / 32 * 32, 64, most_threads);
-  const int bytes = Memory::bytes(codes, longest, both);
+  const int sets = sets_of_block(cuda, codes, longest, both, threads),
+            bytes = Memory::bytes(codes, longest, both, sets);
   check_cuda(cudaFuncSetAttribute(match_rows<rows, both, block_threads, blocks>,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
              "collisions: shared memory");
   match_rows<rows, both, block_threads, blocks>
       <<<static_cast<unsigned>(work.lists * work.sequences.count), threads, static_cast<std::size_t>(bytes),
-         cuda.stream>>>(work);
+         cuda.stream>>>(work, sets);
   check_launch("collisions: match_rows");
 }
 
@@ -220,7 +228,7 @@ void launch_directions(Cuda& cuda, const Work& work) {
 
 bool fits_short_rows(const Cuda& cuda, const Sequences& sequences, int bits, bool both) {
   return sequences.longest <= most_rows && bits <= most_bits &&
-         Memory::bytes(1 << bits, static_cast<int>(sequences.longest), both) <= cuda.shared_memory;
+         Memory::bytes(1 << bits, static_cast<int>(sequences.longest), both, 1) <= cuda.shared_memory;
 }
 
 void match_short_rows(Cuda& cuda, const Work& work) {
