@@ -1,5 +1,5 @@
-// Hashing, sorting and attention in blocks of sorted tokens against their definitions, written with lists of
-// places and whole rows of weights.
+// Sorting and attention in blocks of sorted tokens against their definitions, written with lists of places and
+// whole rows of weights.
 #include <algorithm>
 
 #include "support/devices.h"
@@ -251,53 +251,6 @@ TEST(SortedAttention, tokens_are_sorted_stably_inside_sequences) {
           }
         }
     }
-}
-
-/// The bucket of a row by its definition.
-int bucket_of(const Array& x, std::int64_t token, std::int64_t head, int round, int columns) {
-  const std::int64_t width = x.size(2);
-  std::vector<float> normals(static_cast<std::size_t>(columns * width));
-  fill_normal(test_stream(414), 0,
-              static_cast<std::uint64_t>(head) << 40 | static_cast<std::uint64_t>(round) << 32, normals);
-  std::vector<double> products(static_cast<std::size_t>(2 * columns));
-  for (std::int64_t column = 0; column < columns; ++column)
-    for (std::int64_t c = 0; c < width; ++c) {
-      const double normal = to_float(to_bfloat16(normals[static_cast<std::size_t>(column * width + c)]));
-      products[static_cast<std::size_t>(column)] += normal * x[(token * x.size(1) + head) * width + c];
-      products[static_cast<std::size_t>(columns + column)] = -products[static_cast<std::size_t>(column)];
-    }
-  return static_cast<int>(std::max_element(products.begin(), products.end()) - products.begin());
-}
-
-TEST(RotationCodes, are_the_places_of_the_largest_rotated_entries) {
-  const SequenceLayout layout = layout_of({40, 0, 8, 9, 100}, 300);
-  const auto offsets = layout.offsets.to_vector<std::int32_t>();
-  for (const Device device : test_devices())
-    for (const DType dtype : {DType::float64, DType::float32})
-      for (const std::int64_t width : {3, 32, 70})
-        for (const int buckets : {0, 6}) {
-          const Tensor x = tensor_of(normal_array({157, 2, width}, 415), dtype, device);
-          const auto codes = rotation_codes(x, on(x, layout), {3, 8, buckets}, on(x, test_stream(414)))
-                                 .to_vector<std::int32_t>();
-          const Array rows = array_of(x);
-          for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
-            for (int token = offsets[s]; token < offsets[s + 1]; ++token)
-              for (int list = 0; list < 6; ++list) {
-                const int tokens = offsets[s + 1] - offsets[s], columns = buckets > 0 ? 3 : (tokens + 7) / 8;
-                const int expected = tokens <= 8 ? 0 : bucket_of(rows, token, list / 3, list % 3, columns);
-                ASSERT_EQ(codes[static_cast<std::size_t>(list * 157 + token)], expected)
-                    << device << " " << dtype << " " << width << " " << token;
-              }
-        }
-}
-
-TEST(RotationCodes, rows_without_a_direction_get_the_first_bucket) {
-  const SequenceLayout layout = layout_of({100}, 100);
-  for (const Device device : test_devices()) {
-    const Tensor x = zeros({100, 1, 8}, DType::float32, device);
-    EXPECT_EQ(rotation_codes(x, on(x, layout), {1, 8, 0}, on(x, test_stream(414))).to_vector<std::int32_t>(),
-              std::vector<std::int32_t>(100, 0));
-  }
 }
 
 TEST(SortedAttention, wrong_arguments_are_named) {

@@ -1,11 +1,11 @@
 // Codes of rows by random rotations. The directions of a head and round are drawn once for the batch; a thread
-// keeps its row in registers and meets them one after another, all threads of a block the same one.
-// Deterministic: each product is one sum in the order of the columns. Cost tokens * heads * width * rounds *
-// columns multiply-adds.
+// keeps its row in registers and meets them one after another, all threads of a block the same one; bfloat16
+// rows go through tensor cores instead (rotation_codes_products.cu). Deterministic: each product is one sum in
+// the order of the columns. Cost tokens * heads * width * rounds * columns multiply-adds.
 #include "base/normal.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/ragged.cuh"
-#include "kernels/sorted_attention.h"
+#include "kernels/cuda/rotation_codes.h"
 
 namespace tern::kernels {
 namespace {
@@ -87,6 +87,11 @@ void rotation_codes(Cuda& cuda, const Sequences& sequences, Heads<const T> x, Ro
   if (x.tokens == 0 || lists == 0) return;
   require(lists < 65536, "rotation_codes: heads * rounds must lie below 65536, got {} and {}", x.heads,
           shape.rounds);
+  constexpr bool has_products = std::is_same_v<T, bfloat16>;
+  if constexpr (has_products) {
+    if (x.width <= most_product_columns)
+      return rotation_codes_by_products(cuda, sequences, x, shape, stream, codes);
+  }
   const std::int64_t elements = std::int64_t{columns} * x.width;
   const Scratch<float> directions(cuda, lists * elements);
   if (elements > 0) {
@@ -97,14 +102,17 @@ void rotation_codes(Cuda& cuda, const Sequences& sequences, Heads<const T> x, Ro
   const RotationArguments<T> arguments{sequences, x, shape, directions.data(), columns, codes};
   const dim3 grid(static_cast<unsigned>((x.tokens + threads_per_block - 1) / threads_per_block),
                   static_cast<unsigned>(lists));
+  // without an instance that no row would reach
+  constexpr int most_width = has_products ? 0 : sizeof(Accumulate<T>) == 4 ? most_registers : 64;
   const auto launch = [&]<int width>(std::integral_constant<int, width>) {
-    find_codes<width, T><<<grid, threads_per_block, 0, cuda.stream>>>(arguments);
+    constexpr int kept = std::min(width, most_width);
+    find_codes<kept, T><<<grid, threads_per_block, 0, cuda.stream>>>(arguments);
   };
   if (x.width <= 32)
     launch(std::integral_constant<int, 32>{});
   else if (x.width <= 64)
     launch(std::integral_constant<int, 64>{});
-  else if (x.width <= most_registers && sizeof(Accumulate<T>) == 4)
+  else if (x.width <= most_width)
     launch(std::integral_constant<int, most_registers>{});
   else
     launch(std::integral_constant<int, 0>{});
