@@ -190,6 +190,16 @@ TEST(BernoulliSample, equals_its_formula_at_widths_and_code_sizes_of_models) {
       check_formula(place, {150, 3, 66}, width, {HashFamily::gaussian, 7, bits}, surrogate);
 }
 
+/// On CUDA in bfloat16 a warp takes the lists of neighbouring rows as one, if they lie side by side: they do
+/// not with more than 128 hashes, nor where a sequence ends.
+TEST(BernoulliSample, equals_its_formula_for_joined_lists) {
+  for (const Place& place : places()) {
+    check_formula(place, {700, 90}, 64, {HashFamily::gaussian, 5, 8}, surrogate, BernoulliRows::unit);
+    check_formula(place, {90, 5, 300}, 32, {HashFamily::gaussian, 20, 7}, surrogate);
+    check_formula(place, {120, 3, 66}, 32, {HashFamily::gaussian, 140, 6}, surrogate);
+  }
+}
+
 TEST(BernoulliSample, equals_its_formula_where_buckets_are_crowded) {
   for (const Place& place : places())
     for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})

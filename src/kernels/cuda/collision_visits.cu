@@ -1,5 +1,6 @@
-// Visits of partners one by one, their rows fetched through the second-level cache. Deterministic: a row adds
-// its partners in the order of its list. Cost: two rows of partners for each entry of the lists.
+// Visits of partners one by one, their rows fetched through the second-level cache, for any type and width.
+// Deterministic: a row adds its partners in the order of its list. Cost: two rows of partners for each entry of
+// the lists.
 #include "kernels/cuda/collision_visits.h"
 #include "kernels/cuda/collision_weight.cuh"
 #include "kernels/cuda/ragged.cuh"
@@ -166,6 +167,9 @@ void launch(Cuda& cuda, const PartnerVisits<T, Id>& p) {
 
 template <class T, class Id>
 void visit_partners(Cuda& cuda, const PartnerVisits<T, Id>& visits) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (fits_partner_tiles(visits)) return visit_partner_tiles(cuda, visits);
+  }
   constexpr int items = pack_items<T>, widest = 256;
   const int width = visits.dx.width;
   if (!visits.packed) return launch<1, widest / warp_lanes, warp_lanes>(cuda, visits);

@@ -1,5 +1,5 @@
-// Each row visits the partners that its list names and keeps its gradient in registers: what the two ways of
-// doing so are told, and who chooses between them.
+// Each row visits the partners that its list names and keeps its gradient in registers: what the ways of doing
+// so are told, and who chooses between them.
 #pragma once
 
 #include "base/cuda.h"
@@ -32,6 +32,13 @@ struct PartnerVisits {
 /// Deterministic. Cost: a head_width for each entry of the lists.
 template <class T, class Id>
 void visit_partners(Cuda& cuda, const PartnerVisits<T, Id>& visits);
+
+/// The same on tensor cores.
+template <class Id>
+void visit_partner_tiles(Cuda& cuda, const PartnerVisits<bfloat16, Id>& visits);
+/// Whether it serves this call.
+template <class Id>
+bool fits_partner_tiles(const PartnerVisits<bfloat16, Id>& visits);
 
 /// The same for rows whose width tensor cores take, in sequences so short that passing all partners of a
 /// sequence through shared memory moves fewer bytes than fetching each one where it is met.

@@ -24,19 +24,6 @@ struct WarpVisits {
   std::uint32_t own_y[depth][4];
   float dx[columns][4] = {}, dy[columns][4] = {};
 
-  __device__ __forceinline__ void load_own(const Heads<const bfloat16>& y, int begin, int head, int rows) {
-    const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int k = 0; k < depth; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = g + i % 2 * 8, column = 16 * k + 2 * t + i / 2 * 8;
-        own_y[k][i] =
-            row < rows ? *reinterpret_cast<const std::uint32_t*>(row_of(y, begin + row, head) + column) : 0;
-      }
-    }
-  }
-
   /// Two partners of each class, lane c % 8 naming those of class c.
   __device__ __forceinline__ void step(const Slot (&slot)[2], std::uint32_t y_tile, std::uint32_t x_tile) {
     const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
@@ -119,7 +106,8 @@ __global__ void __launch_bounds__(threads, 1)
   if (range.index == p.sequences.count) return clear_rows<has_dy>(p, range, head);
   const int start = static_cast<int>(blockIdx.x) * own_rows;
   if (start >= range.length) return;
-  const int own = start + warp * tile_rows, rows = min(tile_rows, range.length - own);  // may be negative
+  const int first_row = start + warp * tile_rows, rows = min(tile_rows, range.length - first_row);
+  const WarpRows own{head, range.begin + first_row, rows, rows > 0 ? (1u << rows) - 1 : 0};  // may be none
   const int ranges = (range.length + BlockMemory::rows - 1) / BlockMemory::rows;
   const bool copies_early = ranges * classes <= BlockMemory::bins_beside_stage;
   if (threadIdx.x == 0) {
@@ -133,14 +121,14 @@ __global__ void __launch_bounds__(threads, 1)
     if (stage < ranges) memory.copy(stage, maps.y, maps.x, range, head);
   };
   WarpVisits<has_dy> visits;
-  const PartnerPlan<Id> plan(p, head, range.begin + own, rows);
+  const PartnerPlan<Id> plan(p, head, own.first, rows);
   WarpMemory& mine = memory.warp[warp];
   std::uint32_t parity[2] = {0, 0};
   for (int first = 0; __syncthreads_or(first < plan.total); first += WarpMemory::capacity) {
     if (threadIdx.x == 0 && copies_early) copy_stage(0);
     plan.sort(mine, memory.counters(warp, copies_early), ranges, first);
     hopper::fence_shared_writes();
-    visits.load_own(p.own_y, range.begin + own, head, rows);
+    load_fragments<width>(p.own_y, own, visits.own_y);
     __syncthreads();
     if (threadIdx.x == 0) {
       if (!copies_early) copy_stage(0);
@@ -158,7 +146,7 @@ __global__ void __launch_bounds__(threads, 1)
       if (threadIdx.x % warp_lanes == 0 && memory.finish(buffer)) copy_stage(stage + 2);
     }
   }
-  store_rows<has_dy>(p, visits.dx, visits.dy, head, range.begin + own, rows);
+  store_rows<has_dy>(p, visits.dx, visits.dy, own);
 #endif
 }
 

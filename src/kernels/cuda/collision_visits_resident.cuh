@@ -2,10 +2,8 @@
 // read together lie in different banks.
 #pragma once
 
-#include "kernels/cuda/collision_visits.h"
+#include "kernels/cuda/collision_visits_rows.cuh"
 #include "kernels/cuda/hopper.cuh"
-#include "kernels/cuda/ragged.cuh"
-#include "kernels/cuda/warp_products.cuh"
 
 namespace tern::kernels::resident {
 
@@ -213,94 +211,6 @@ __device__ inline void clear_rows(const PartnerVisits<bfloat16, Id>& p, const Se
     const std::int64_t token = range.begin + i / width;
     row_of(p.dx, token, head)[i % width] = {};
     if constexpr (has_dy) row_of(p.dy, token, head)[i % width] = {};
-  }
-}
-
-/// Takes a warp's gradients of rows lane / 4 + 8 half through the scaling of these rows.
-template <class Id>
-__device__ __forceinline__ void pass_scaling(const PartnerVisits<bfloat16, Id>& p, float (&dx)[width / 8][4],
-                                             int half, int head, int own, int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, row = lane / 4 + 8 * half;
-  const bool is_row = row < rows;
-  const bfloat16* x = row_of(p.own_x, is_row ? own + row : 0, head) + 2 * (lane % 4);
-  std::uint32_t pair[width / 8];
-  float dot = 0;
-#pragma unroll
-  for (int c = 0; c < width / 8; ++c) {
-    pair[c] = is_row ? *reinterpret_cast<const std::uint32_t*>(x + 8 * c) : 0;
-    dot += first_of(pair[c]) * dx[c][2 * half] + second_of(pair[c]) * dx[c][2 * half + 1];
-  }
-  dot = warp_sum(dot, 4);
-  const float length = is_row ? *row_of(p.norm, own + row, head) : 0.0f,
-              factor = length < static_cast<float>(smallest_norm) ? 0.0f : 1.0f / length;
-#pragma unroll
-  for (int c = 0; c < width / 8; ++c) {
-    dx[c][2 * half] = (dx[c][2 * half] - first_of(pair[c]) * dot) * factor;
-    dx[c][2 * half + 1] = (dx[c][2 * half + 1] - second_of(pair[c]) * dot) * factor;
-  }
-}
-
-/// What crowded buckets give, the scale, and the scaling of own rows.
-template <class Id>
-__device__ __forceinline__ void finish_gradients(const PartnerVisits<bfloat16, Id>& p,
-                                                 float (&dx)[width / 8][4], int head, int own, int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = g + 8 * half;
-    const std::int64_t place = head * p.dx.tokens + own + row;
-    const bool has_crowded = row < rows && p.collisions.lists.crowded[place].count > 0;
-#pragma unroll
-    for (int c = 0; c < width / 8; ++c) {
-      float* sum = dx[c] + 2 * half;
-      if (has_crowded) {
-        float* from = p.crowded + place * width + 8 * c + 2 * t;
-        const Pack<float, 2> crowded = load_pack<2>(from);
-        sum[0] += crowded.item[0];
-        sum[1] += crowded.item[1];
-        store_pack(from, Pack<float, 2>{});
-      }
-      sum[0] *= p.scale;
-      sum[1] *= p.scale;
-    }
-    if (p.norm.data != nullptr) pass_scaling(p, dx, half, head, own, rows);
-  }
-}
-
-/// Adds what crowded buckets give and writes a warp's rows.
-template <bool has_dy, class Id>
-__device__ __forceinline__ void store_rows(const PartnerVisits<bfloat16, Id>& p, float (&dx)[width / 8][4],
-                                           float (&dy)[width / 8][4], int head, int own, int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
-  const PartnerLists<Id>& lists = p.collisions.lists;
-  finish_gradients(p, dx, head, own, rows);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = g + 8 * half;
-    if (row >= rows) continue;
-    bfloat16* to = row_of(p.dx, own + row, head);
-#pragma unroll
-    for (int c = 0; c < width / 8; ++c)
-      *reinterpret_cast<std::uint32_t*>(to + 8 * c + 2 * t) = pack_pair(dx[c][2 * half], dx[c][2 * half + 1]);
-    if constexpr (has_dy) {
-      const EntryRange sums = lists.crowded[head * p.dx.tokens + own + row];
-      const std::uint32_t* summed = lists.sums + head * lists.sum_stride + sums.first;
-#pragma unroll 4
-      for (std::uint32_t e = 0; e < sums.count; ++e) {
-        const bfloat16* from = p.summed + (head * p.summed_rows + summed[e]) * width + 2 * t;
-#pragma unroll
-        for (int c = 0; c < width / 8; ++c) {
-          const auto pair = *reinterpret_cast<const std::uint32_t*>(from + 8 * c);
-          dy[c][2 * half] += first_of(pair);
-          dy[c][2 * half + 1] += second_of(pair);
-        }
-      }
-      to = row_of(p.dy, own + row, head);
-#pragma unroll
-      for (int c = 0; c < width / 8; ++c)
-        *reinterpret_cast<std::uint32_t*>(to + 8 * c + 2 * t) =
-            pack_pair(p.value_scale * dy[c][2 * half], p.value_scale * dy[c][2 * half + 1]);
-    }
   }
 }
 
