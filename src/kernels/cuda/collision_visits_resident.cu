@@ -24,7 +24,7 @@ struct WarpVisits {
   std::uint32_t own_y[depth][4];
   float dx[columns][4] = {}, dy[columns][4] = {};
 
-  /// Two partners of each class, lane c % 8 naming those of class c.
+  /// Two tiles of eight partners, lane i % 8 naming partner i of each.
   __device__ __forceinline__ void step(const Slot (&slot)[2], std::uint32_t y_tile, std::uint32_t x_tile) {
     const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
     const std::uint32_t row[2] = {slot[0] & row_mask, slot[1] & row_mask};
@@ -75,19 +75,20 @@ struct WarpVisits {
     }
   }
 
-  /// Visits the partners of one stage, whose classes start at `offsets`. `rows` of the stage exist.
-  __device__ __forceinline__ void run(const Slot* list, const std::uint16_t* offsets, int rows,
-                                      std::uint32_t y_tile, std::uint32_t x_tile) {
-    const int of_class = static_cast<int>(threadIdx.x) % classes;
-    const auto empty = static_cast<Slot>(tile_rows << row_bits | (of_class < rows ? of_class : 0));
-    const int count = offsets[of_class + 1] - offsets[of_class];
-    const Slot* mine = list + offsets[of_class];
-    const int ranks = __reduce_max_sync(0xFFFFFFFFu, count);
-    Slot next[2] = {0 < count ? mine[0] : empty, 1 < count ? mine[1] : empty};
-    for (int rank = 0; rank < ranks; rank += 2) {
+  /// Visits `count` partners of one stage, which are sorted by class. Slot i of step s takes partner
+  /// i * steps + s: only the last slots stay empty, and the eight of a tile lie so far apart that they are
+  /// nearly always of different classes. `rows` of the stage exist.
+  __device__ __forceinline__ void run(const Slot* list, int count, int rows, std::uint32_t y_tile,
+                                      std::uint32_t x_tile) {
+    const int place = static_cast<int>(threadIdx.x) % 8;
+    const auto empty = static_cast<Slot>(tile_rows << row_bits | (place < rows ? place : 0));
+    const int steps = (count + 15) / 16, first = 2 * place * steps;
+    const auto load = [&](int at) { return at < count ? list[at] : empty; };
+    Slot next[2] = {load(first), load(first + steps)};
+    for (int at = first; at < first + steps; ++at) {
       const Slot slot[2] = {next[0], next[1]};
-      next[0] = rank + 2 < count ? mine[rank + 2] : empty;
-      next[1] = rank + 3 < count ? mine[rank + 3] : empty;
+      next[0] = load(at + 1);
+      next[1] = load(at + 1 + steps);
       step(slot, y_tile, x_tile);
     }
   }
@@ -140,8 +141,8 @@ __global__ void __launch_bounds__(threads, 1)
       parity[buffer] ^= 1;
       const std::uint32_t y_tile = shared_address(memory.stage[buffer].y),
                           x_tile = shared_address(memory.stage[buffer].x);
-      visits.run(mine.list, mine.offsets + stage * classes, range.length - stage * BlockMemory::rows, y_tile,
-                 x_tile);
+      const int begin = mine.offsets[stage * classes], end = mine.offsets[(stage + 1) * classes];
+      visits.run(mine.list + begin, end - begin, range.length - stage * BlockMemory::rows, y_tile, x_tile);
       __syncwarp();
       if (threadIdx.x % warp_lanes == 0 && memory.finish(buffer)) copy_stage(stage + 2);
     }
