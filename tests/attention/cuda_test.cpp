@@ -12,7 +12,7 @@ constexpr Device cuda{DeviceType::cuda, 0};
 
 /// Settings that give the derivative something smooth to agree on: codes of rounded rows differ from those of
 /// the rows, so the sampled form is compared in float32 and float64 only (its own formula:
-/// ops/hashing_test.cpp).
+/// ops/bernoulli_sample_test.cpp).
 std::vector<Variant> variants() {
   std::vector<Variant> out{
       {"softmax", {"dropout=0"}},

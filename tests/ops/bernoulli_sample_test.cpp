@@ -1,8 +1,6 @@
 #include <map>
 
-#include "support/attention_by_definition.h"
-#include "support/devices.h"
-#include "support/op_case.h"
+#include "ops/hashing_sample.h"
 #include "support/thrown_error.h"
 #include "support/tolerance.h"
 #include "tern/ops.h"
@@ -11,34 +9,6 @@ namespace tern::test {
 namespace {
 
 constexpr auto surrogate = BernoulliGradient::surrogate;
-
-struct Sample {
-  SequenceLayout layout;
-  std::vector<Tensor> qkv;
-};
-
-Sample sample_of(const std::vector<int>& lengths, std::int64_t width, DType dtype = DType::float64,
-                 Device device = {}) {
-  const SequenceLayout layout = layout_of(lengths, std::max(200, std::ranges::max(lengths)));
-  const Shape shape{layout.tokens(), 2, width};
-  const std::vector<Tensor> qkv{tensor_of(unit_array(normal_array(shape, 160)), dtype, device),
-                                tensor_of(unit_array(normal_array(shape, 161)), dtype, device),
-                                tensor_of(normal_array(shape, 162), dtype, device)};
-  return {on(qkv[0], layout), qkv};
-}
-
-struct Place {
-  Device device;
-  DType dtype;
-};
-/// Number types by device.
-std::vector<Place> places() {
-  std::vector<Place> out{{{}, DType::float64}};
-  for (const Device device : test_devices())
-    for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16})
-      if (device.type == DeviceType::cuda) out.push_back({device, dtype});
-  return out;
-}
 
 /// Code of row `token` of head `head` under hash `hash`.
 std::int64_t code_at(const std::vector<std::int32_t>& codes, std::int64_t hashes, std::int64_t tokens,
@@ -64,38 +34,6 @@ std::map<std::array<std::int64_t, 3>, double> collisions(const Sample& in, const
                 code_at(k, options.hashes, in.layout.tokens(), h, r, j))
               out[{h, i, j}] += 1.0 / options.hashes;
   return out;
-}
-
-TEST(HashCodes, have_their_shape_type_and_range) {
-  const Sample in = sample_of({5, 0, 3}, 7);
-  for (const int bits : {1, 9, 16, 17, 20}) {
-    const Tensor codes = hash_codes(in.qkv[0], in.layout, {HashFamily::gaussian, 3, bits}, test_stream(1));
-    EXPECT_EQ(codes.shape(), (Shape{2, 3, 8}));
-    EXPECT_EQ(codes.dtype(), bits <= 16 ? DType::uint16 : DType::int32);
-    std::int64_t largest = 0;
-    for (const std::int32_t code : cast(codes, DType::int32).to_vector<std::int32_t>()) {
-      EXPECT_TRUE(code >= 0 && code < 1 << bits);
-      largest = std::max<std::int64_t>(largest, code);
-    }
-    EXPECT_GE(largest, (1 << bits) / 4) << "the high bits are never used";
-  }
-}
-
-TEST(HashCodes, do_not_depend_on_the_scale_or_the_packing) {
-  const Sample in = sample_of({5, 9}, 12);
-  for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard}) {
-    const HashOptions options{family, 4, 6};
-    const auto codes = hash_codes(in.qkv[0], in.layout, options, test_stream(2)).to_vector<std::uint16_t>();
-    EXPECT_EQ(hash_codes(affine(in.qkv[0], 3.5), in.layout, options, test_stream(2)).to_vector<std::uint16_t>(),
-              codes);
-    const SequenceLayout alone =
-        make_layout({0, 9}, slice(in.layout.position, 0, 5, 9).to_vector<std::int32_t>(), {41}, 200);
-    const auto second =
-        hash_codes(slice(in.qkv[0], 0, 5, 9), alone, options, test_stream(2)).to_vector<std::uint16_t>();
-    for (std::size_t row = 0; row < 8; ++row)
-      for (std::size_t token = 0; token < 9; ++token)
-        EXPECT_EQ(second[row * 9 + token], codes[row * 14 + 5 + token]);
-  }
 }
 
 /// C_ij by head, i and j.
@@ -261,52 +199,6 @@ TEST(BernoulliSample, wide_buckets_are_those_of_the_cpu) {
   for (const int length : {1000, 2049, 4096, 8192, 16384})
     for (const int bits : {2, 6})
       expect_cuda_as_cpu({length, 77}, {HashFamily::gaussian, 2, bits}, BernoulliRows::given, surrogate);
-}
-
-/// float32 rows have the CPU's codes on CUDA, but where a projection is within rounding of 0.
-TEST(HashCodes, are_those_of_the_cpu_on_cuda) {
-  for (const Place& place : places()) {
-    if (place.dtype == DType::bfloat16) continue;
-    for (const HashFamily family : {HashFamily::gaussian, HashFamily::interleaved, HashFamily::hadamard})
-      for (const std::int64_t width : {9, 32, 64}) {
-        const HashOptions options{family, 16, 11};
-        const Sample here = sample_of({150, 0, 70}, width, place.dtype, place.device),
-                     there = sample_of({150, 0, 70}, width, place.dtype);
-        const auto a = hash_codes(here.qkv[0], here.layout, options, on(here.qkv[0], test_stream(2)))
-                           .to_vector<std::uint16_t>(),
-                   b = hash_codes(there.qkv[0], there.layout, options, test_stream(2))
-                           .to_vector<std::uint16_t>();
-        ASSERT_EQ(a.size(), b.size());
-        std::size_t differing = 0;
-        for (std::size_t i = 0; i < a.size(); ++i) differing += a[i] != b[i];
-        EXPECT_LE(differing, place.dtype == DType::float64 ? 0u : a.size() / 10000) << width;
-      }
-  }
-}
-
-/// bfloat16 rows have the codes of the same rows in float32 on the CPU, but where a projection is within
-/// rounding of 0: whole and partial groups of hashes and steps of the depth, sequences shorter and longer than
-/// a block's rows, tokens in and out of step with 16-byte stores.
-TEST(HashCodes, bfloat16_rows_have_the_codes_of_their_values_on_cuda) {
-  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
-  const std::vector<std::vector<int>> batches{{150, 0, 70}, {1100, 37, 523, 4}};
-  for (const std::vector<int>& lengths : batches)
-    for (const std::int64_t width : {8, 24, 30, 32, 56, 64, 128})
-      for (const auto& [hashes, bits] : {std::pair{1, 7}, std::pair{16, 3}, std::pair{21, 9}, std::pair{30, 11},
-                                         std::pair{32, 14}, std::pair{38, 16}, std::pair{5, 18}}) {
-        const Sample here = sample_of(lengths, width, DType::bfloat16, {DeviceType::cuda, 0}),
-                     there = sample_of(lengths, width, DType::bfloat16);
-        const HashOptions options{HashFamily::gaussian, hashes, bits};
-        const auto codes = [&](const Sample& in, const Tensor& x) {
-          return cast(hash_codes(x, in.layout, options, on(x, test_stream(2))), DType::int32)
-              .to_vector<std::int32_t>();
-        };
-        const auto a = codes(here, here.qkv[0]), b = codes(there, cast(there.qkv[0], DType::float32));
-        ASSERT_EQ(a.size(), b.size());
-        std::size_t differing = 0;
-        for (std::size_t i = 0; i < a.size(); ++i) differing += a[i] != b[i];
-        EXPECT_LE(differing, a.size() / 10000 + 1) << width << " columns, " << hashes << " x " << bits;
-      }
 }
 
 TEST(BernoulliSample, same_stream_same_bits_for_any_thread_count) {
