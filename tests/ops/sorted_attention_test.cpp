@@ -168,7 +168,8 @@ OpCase case_of(const std::string& name, const Example& example, std::int64_t wid
 }
 
 Example shared_codes(const std::vector<int>& lengths, int rounds, int codes, const BlockOptions& blocks) {
-  Example out{layout_of(lengths, 300), {}, {}, 5, false, {}};
+  const int padded_length = std::max(300, *std::max_element(lengths.begin(), lengths.end()));
+  Example out{layout_of(lengths, padded_length), {}, {}, 5, false, {}};
   out.query_codes = out.key_codes = random_codes({2, rounds, out.layout.tokens()}, codes, 410);
   out.options.blocks = blocks;
   out.options.scale = 0.4;
@@ -227,6 +228,26 @@ TEST(SortedAttention, samples_stand_for_what_the_blocks_leave_out) {
   tiles.options.stream = test_stream(412);
   cases.push_back(case_of("several tiles of samples", tiles, 16));
   check(cases);
+}
+
+/// Sequences so long that a GPU adds gradients of sampled keys over several pieces of their queries.
+TEST(SortedAttention, samples_of_long_sequences_are_those_of_the_cpu) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  const auto run = [](Device device) {
+    Example example = shared_codes({9000, 50, 2100}, 1, 32, {256, 0, BlockReach::own});
+    example.options.samples = 70;
+    example.options.stream = test_stream(417);
+    std::vector<Tensor> leaves;
+    for (const std::uint64_t seed : {418, 419, 420})
+      leaves.push_back(leaf(tensor_of(normal_array({11150, 2, 9}, seed), DType::float64, device)));
+    const Tensor y = example(leaves), dy = tensor_of(normal_array({11150, 2, 9}, 421), DType::float64, device);
+    backward(std::span(&y, 1), std::span(&dy, 1));
+    std::vector<std::vector<double>> all{y.to_vector<double>()};
+    for (const Tensor& x : leaves) all.push_back(gradient_of(x).to_vector<double>());
+    return all;
+  };
+  const auto here = run({DeviceType::cuda, 0}), there = run({});
+  for (std::size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(here[i], there[i], 1e-9), "") << i;
 }
 
 TEST(SortedAttention, tokens_are_sorted_stably_inside_sequences) {

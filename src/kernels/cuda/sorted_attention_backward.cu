@@ -58,41 +58,73 @@ __global__ void __launch_bounds__(Method::threads, Method::blocks)
                                        shared);
 }
 
-/// Block: a sequence and head. A warp takes slots; the first slot that drew a key adds the shares of all that
-/// did.
+constexpr int block_slots = 4 * row_threads / warp_lanes;  ///< of one block that adds shares of sampled keys
+
+/// visit(other), by a whole warp, for the slots from `slot` on that drew its key, in their order.
+template <class Visit>
+__device__ __forceinline__ void visit_draws(const int* drawn, int slot, int samples, const Visit& visit) {
+  const int key = drawn[slot];
+  for (int first = slot; first < samples; first += warp_lanes) {
+    const int other = first + static_cast<int>(threadIdx.x) % warp_lanes;
+    unsigned found = __ballot_sync(0xFFFFFFFFu, other < samples && drawn[other] == key);
+    for (; found != 0; found &= found - 1) visit(first + __ffs(static_cast<int>(found)) - 1);
+  }
+}
+
+/// sum[i] += values[i][p * stride] for p = 0 .. count - 1, in this order; several are under way at once.
+template <class A>
+__device__ __forceinline__ void add_pieces(const A* const (&values)[2], std::int64_t stride, int count,
+                                           A (&sum)[2]) {
+  constexpr int together = 4;
+#pragma unroll 1
+  for (int first = 0; first < count; first += together) {
+    A value[together][2];
+#pragma unroll
+    for (int u = 0; u < together; ++u)
+      for (int i = 0; i < 2; ++i) value[u][i] = first + u < count ? values[i][(first + u) * stride] : A{0};
+#pragma unroll
+    for (int u = 0; u < together; ++u)
+      for (int i = 0; i < 2; ++i) sum[i] += value[u][i];
+  }
+}
+
+/// Block: block_slots slots of a sequence and head. A warp takes slots; the first slot that drew a key adds the
+/// shares of all that did.
 template <class T>
-__global__ void __launch_bounds__(row_threads) add_samples(SortedBackward<T> in) {
+__global__ void __launch_bounds__(row_threads, 4) add_samples(SortedBackward<T> in) {
   using A = Accumulate<T>;
   extern __shared__ int drawn[];
   const SortedPass<T>& pass = in.pass;
   const int heads = pass.in.q.heads, width = pass.in.q.width, samples = pass.options.samples;
-  const int sequence = static_cast<int>(blockIdx.x) / heads, head = static_cast<int>(blockIdx.x) % heads;
+  const int parts = (samples + block_slots - 1) / block_slots, block = static_cast<int>(blockIdx.x);
+  const int sequence = block / parts / heads, head = block / parts % heads;
   const int begin = pass.sequences.offsets[sequence], length = pass.sequences.offsets[sequence + 1] - begin;
   if (length == 0 || pass.options.samples_of(length) == 0) return;
   for (int slot = static_cast<int>(threadIdx.x); slot < samples; slot += row_threads)
     drawn[slot] = sampled_key(pass.options.stream, pass.sequences.sample[sequence], head, slot, length);
   __syncthreads();
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  const std::int64_t piece = first_piece(begin, sequence),
-                     pieces = (length + sample_queries - 1) / sample_queries;
-  for (int slot = static_cast<int>(threadIdx.x) / warp_lanes; slot < samples;
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
+            pieces = (length + sample_queries - 1) / sample_queries;
+  const std::int64_t row = (first_piece(begin, sequence) * heads + head) * samples,
+                     stride = static_cast<std::int64_t>(heads) * samples * width;
+  const int first = block % parts * block_slots, last = min(first + block_slots, samples);
+  for (int slot = first + static_cast<int>(threadIdx.x) / warp_lanes; slot < last;
        slot += row_threads / warp_lanes) {
     bool is_first = true;
     for (int other = lane; other < slot; other += warp_lanes) is_first &= drawn[other] != drawn[slot];
     if (!__all_sync(0xFFFFFFFFu, is_first)) continue;
-    for (int c = lane; c < width; c += warp_lanes) {
-      A dk = 0, dv = 0;
-      for (int other = slot; other < samples; ++other) {
-        if (drawn[other] != drawn[slot]) continue;
-        for (std::int64_t p = piece; p < piece + pieces; ++p) {
-          const std::int64_t from = ((p * heads + head) * samples + other) * width + c;
-          dk += in.slot_dk[from];
-          dv += in.slot_dv[from];
-        }
-      }
+    for (int c = lane; c < width + lane; c += warp_lanes) {
+      const bool exists = c < width;
       const std::int64_t at = (std::int64_t{begin + drawn[slot]} * heads + head) * width + c;
-      in.dk[at] += dk;
-      in.dv[at] += dv;
+      const A dk = exists ? in.dk[at] : A{0}, dv = exists ? in.dv[at] : A{0};
+      A sum[2] = {};
+      visit_draws(drawn, slot, samples, [&](int other) {
+        const std::int64_t from = (row + other) * width + c;
+        if (exists) add_pieces({in.slot_dk + from, in.slot_dv + from}, stride, pieces, sum);
+      });
+      if (!exists) continue;
+      in.dk[at] = dk + sum[0];
+      in.dv[at] = dv + sum[1];
     }
   }
 }
@@ -176,8 +208,8 @@ void run_rounds(Cuda& cuda, SortedBackward<T> in) {
   const std::int64_t blocks = most_parts(pass.sequences, sample_queries) * heads *
                               ((samples + Method::rows - 1) / Method::rows) * pass.chunks;
   launch(cuda, differentiate_samples<T, Method>, blocks, Method::threads, key_bytes, in);
-  launch(cuda, add_samples<T>, pass.sequences.count * heads, row_threads,
-         sizeof(int) * static_cast<std::size_t>(samples), in);
+  launch(cuda, add_samples<T>, pass.sequences.count * heads * ((samples + block_slots - 1) / block_slots),
+         row_threads, sizeof(int) * static_cast<std::size_t>(samples), in);
 }
 
 }  // namespace
