@@ -7,157 +7,195 @@ namespace tern::kernels {
 namespace {
 
 constexpr int threads = 256, smallest_tile = threads / warp_lanes;
+constexpr int blocks_together = 8;         // of one multiprocessor: few waves
 constexpr int together = 8;                // records of a thread that are in registers at a time
-constexpr int staged = 6144;               // entries in shared memory at a time
-constexpr int run_words = 4;               // runs are multiples of 16 bytes
+constexpr int staged = 5120;               // entries in shared memory at a time
+constexpr int group = 8;                   // neighbouring entries of a thread; a bucket lies in two at most
+constexpr int run_words = 4;               // ids and sums of a run are multiples of 16 bytes
 constexpr std::uint32_t is_id = 1u << 31;  // entry: a partner's place, else a place in partner_order
+constexpr std::uint32_t empty = ~0u;       // entry: one place behind that of the entry before
+static_assert(group >= few_rows && staged % group == 0 && staged % (4 * threads) == 0);
 
+/// Numbers of entries and of crowded buckets in one word. `once`: no thread has more than `together` records.
+template <bool once>
 struct Totals {
-  std::uint32_t few, crowded;
+  using Word = std::conditional_t<once, std::uint32_t, std::uint64_t>;
+  static constexpr int shift = 4 * sizeof(Word);
+  static_assert(!once || threads * together * few_rows < std::uint64_t{1} << shift);
+  Word word = 0;
+
+  __device__ __forceinline__ std::uint32_t few() const {
+    return static_cast<std::uint32_t>(word & ((Word{1} << shift) - 1));
+  }
+  __device__ __forceinline__ std::uint32_t crowded() const { return static_cast<std::uint32_t>(word >> shift); }
 };
 
 /// Sums over the threads before this one, and over all.
-__device__ __forceinline__ Totals scan_block(const Totals& own, Totals& all) {
-  __shared__ std::uint64_t warp_totals[threads / warp_lanes];
+template <class Word>
+__device__ __forceinline__ Word scan_block(Word own, Word& all) {
+  constexpr int warps = threads / warp_lanes;
+  __shared__ Word warp_totals[warps];
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
             warp = static_cast<int>(threadIdx.x) / warp_lanes;
-  const std::uint64_t both = std::uint64_t{own.crowded} << 32 | own.few;
-  std::uint64_t sum = both;
+  Word sum = own;
 #pragma unroll
   for (int step = 1; step < warp_lanes; step *= 2) {
-    const std::uint64_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
+    const Word other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
     if (lane >= step) sum += other;
   }
   if (lane == warp_lanes - 1) warp_totals[warp] = sum;
   __syncthreads();
-  std::uint64_t before = sum - both, total = 0;
-#pragma unroll
-  for (int w = 0; w < threads / warp_lanes; ++w) {
-    if (w < warp) before += warp_totals[w];
-    total += warp_totals[w];
-  }
-  all = {static_cast<std::uint32_t>(total), static_cast<std::uint32_t>(total >> 32)};
-  return {static_cast<std::uint32_t>(before), static_cast<std::uint32_t>(before >> 32)};
+  const Word total = warp_totals[lane % warps];
+  all = warp_sum(total, warps);
+  return sum - own + warp_sum(lane % warps < warp ? total : 0, warps);
 }
 
 /// A thread's records: hashes first .. last - 1 of one row, `together` of them at a time.
+template <bool once>
 struct RowRecords {
   const std::uint32_t* records;  ///< of the row, hash 0
-  std::int64_t tokens;
-  int first, last, loaded = -1;
+  int tokens, first, last;
   std::uint32_t record[together];
 
   /// From hash `from` on, 0 behind the last.
   __device__ __forceinline__ void load(int from) {
-    if (from == loaded) return;
-    loaded = from;
+    const std::uint32_t* at = records + static_cast<std::int64_t>(from) * tokens;
 #pragma unroll
-    for (int u = 0; u < together; ++u) record[u] = from + u < last ? records[(from + u) * tokens] : 0;
+    for (int u = 0; u < together; ++u, at += tokens) record[u] = from + u < last ? *at : 0;
+  }
+  /// Calls visit(u, hash) for all records, in order.
+  template <class Visit>
+  __device__ __forceinline__ void visit(const Visit& visit) {
+    for (int from = first; from < last; from += together) {
+      if (!once) load(from);
+#pragma unroll
+      for (int u = 0; u < together; ++u) visit(u, from + u);
+      if (once) break;
+    }
   }
   __device__ __forceinline__ std::uint32_t count(int u) const { return record[u] >> MatchRecord::shift; }
   __device__ __forceinline__ std::uint32_t low(int u) const { return record[u] & MatchRecord::low_bits; }
   __device__ __forceinline__ bool is_crowded(int u) const { return count(u) == MatchRecord::crowded; }
 };
 
-/// Entries of a thread's records from `place` of the block's list on, as far as they lie in the chunk.
-__device__ __forceinline__ void stage(RowRecords& own, std::uint32_t begin, std::uint32_t place,
-                                      std::uint32_t* entries) {
-  for (int from = own.first; from < own.last; from += together) {
-    own.load(from);
+__device__ __forceinline__ void clear(std::uint32_t* entries) {
 #pragma unroll
-    for (int u = 0; u < together; ++u) {
-      const std::uint32_t count = own.is_crowded(u) ? 0 : own.count(u);
-      std::uint32_t entry = count == 1
-                                ? is_id | own.low(u)
-                                : static_cast<std::uint32_t>((from + u) * own.tokens) + begin + own.low(u);
-      for (const std::uint32_t end = place + count; place != end; ++place, ++entry)
-        if (place < staged) entries[place] = entry;
-    }
-  }
+  for (int i = 0; i < staged / 4 / threads; ++i)
+    store_pack(entries + 4 * (i * threads + threadIdx.x), Pack<std::uint32_t, 4>{{empty, empty, empty, empty}});
+}
+
+/// Numbers of the summed rows of a thread's records.
+template <bool once>
+__device__ __forceinline__ void write_sums(RowRecords<once>& own, std::uint32_t begin, std::uint32_t* to) {
+  own.visit([&](int u, int hash) {
+    if (own.is_crowded(u)) *to++ = static_cast<std::uint32_t>(summed_row(own.tokens, hash, begin + own.low(u)));
+  });
+}
+
+/// The first entries of a thread's records, and of their parts in a second group, from `place` of the chunk on,
+/// as far as they lie in the chunk.
+template <bool once>
+__device__ __forceinline__ void stage(RowRecords<once>& own, std::uint32_t begin, int place,
+                                      std::uint32_t* entries) {
+  const auto put = [&](int at, std::uint32_t entry) {
+    if (static_cast<std::uint32_t>(at) < staged) entries[at] = entry;
+  };
+  own.visit([&](int u, int hash) {
+    const int count = own.is_crowded(u) ? 0 : static_cast<int>(own.count(u));
+    const std::uint32_t entry =
+        own.low(u) + (count == 1 ? is_id : static_cast<std::uint32_t>(hash * own.tokens) + begin);
+    if (count > 0) put(place, entry);
+    const int next = group - (place & (group - 1));  // entries in the group of `place`
+    if (next < count) put(place + next, entry + static_cast<std::uint32_t>(next));
+    place += count;
+  });
 }
 
 template <class Id>
 __device__ __forceinline__ void write_ids(const std::uint32_t* entries, std::uint32_t count, const Id* order,
                                           Id* ids) {
-  const auto id_of = [&](std::uint32_t entry) {
-    return (entry & is_id) != 0 ? static_cast<Id>(entry & ~is_id) : order[entry];
-  };
-#pragma unroll 4
-  for (std::uint32_t i = 2 * threadIdx.x; i < count; i += 2 * threads) {
-    const Pack<std::uint32_t, 2> pair = load_pack<2>(entries + i);
-    if (i + 1 < count)
-      store_pack(ids + i, Pack<Id, 2>{{id_of(pair.item[0]), id_of(pair.item[1])}});
-    else
-      ids[i] = id_of(pair.item[0]);
+  constexpr int items = pack_items<Id>;
+  for (std::uint32_t i = group * threadIdx.x; i < count; i += group * threads) {
+    const Pack<std::uint32_t, 4> low = load_pack<4>(entries + i), high = load_pack<4>(entries + i + 4);
+    Pack<Id, items> pack[group / items];
+    std::uint32_t entry = 0;
+#pragma unroll
+    for (int v = 0; v < group; ++v) {
+      const std::uint32_t next = v < 4 ? low.item[v % 4] : high.item[v % 4];
+      entry = next == empty ? entry + 1 : next;
+      pack[v / items].item[v % items] = static_cast<Id>(entry & ~is_id);
+      if ((entry & is_id) == 0) pack[v / items].item[v % items] = order[entry];
+    }
+#pragma unroll
+    for (int v = 0; v < group / items; ++v)
+      if (i + v * items < count) store_pack(ids + i + v * items, pack[v]);
   }
 }
 
-template <class Id>
-__global__ void __launch_bounds__(threads) link(LinkWork<Id> work, int row_threads) {
-  __shared__ __align__(8) std::uint32_t entries[staged];
+/// 2^log_threads threads a row, `share` hashes each.
+template <class Id, bool once>
+__global__ void __launch_bounds__(threads, blocks_together)
+    link(LinkWork<Id> work, int log_threads, int share) {
+  __shared__ __align__(16) std::uint32_t entries[staged];
   __shared__ std::uint32_t shared_base;
-  constexpr std::uint32_t ids_of_word = sizeof(std::uint32_t) / sizeof(Id);
-  const std::int64_t tokens = work.sequences.tokens;
-  const auto head = static_cast<int>(blockIdx.y);
-  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (threads / row_threads) +
-                           static_cast<int>(threadIdx.x) / row_threads;
-  const int part = static_cast<int>(threadIdx.x) % row_threads;
-  const int share = (work.hashes + row_threads - 1) / row_threads;
-  RowRecords own{work.records + static_cast<std::int64_t>(head) * work.hashes * tokens + row, tokens,
-                 min(work.hashes, part * share), min(work.hashes, part * share + share)};
+  constexpr std::uint32_t ids_of_word = sizeof(std::uint32_t) / sizeof(Id),
+                          ids_of_run = run_words * ids_of_word;
+  const auto tokens = static_cast<int>(work.sequences.tokens), thread = static_cast<int>(threadIdx.x);
+  const int row = static_cast<int>(blockIdx.x) * (threads >> log_threads) + (thread >> log_threads),
+            part = thread & ((1 << log_threads) - 1);
+  const std::int64_t first_record = static_cast<std::int64_t>(blockIdx.y) * work.hashes * tokens;
+  RowRecords<once> own{work.records + first_record + row, tokens, min(work.hashes, part * share),
+                       min(work.hashes, part * share + share)};
   std::uint32_t begin = 0;
   if (row < tokens) {
-    const SequenceRange range = find_sequence(work.sequences, static_cast<int>(row));
+    own.load(own.first);  // on their way while the sequence is looked up
+    const SequenceRange range = find_sequence(work.sequences, row);
     begin = static_cast<std::uint32_t>(range.begin);
     if (range.index == work.sequences.count) own.last = own.first;
   } else {
     own.last = own.first;
   }
-  Totals count{};
-  for (int from = own.first; from < own.last; from += together) {
-    own.load(from);
-#pragma unroll
-    for (int u = 0; u < together; ++u) {
-      count.few += own.is_crowded(u) ? 0 : own.count(u);
-      count.crowded += own.is_crowded(u) ? 1 : 0;
-    }
+  clear(entries);
+  using Count = Totals<once>;
+  Count count, all;
+  own.visit([&](int u, int) {
+    count.word += own.is_crowded(u) ? typename Count::Word{1} << Count::shift : own.count(u);
+  });
+  const Count before{scan_block(count.word, all.word)};
+  const std::uint32_t few_words = (all.few() + ids_of_run - 1) / ids_of_run * run_words;
+  std::uint32_t base = 0;
+  if (thread == 0) {
+    const std::uint32_t words = few_words + (all.crowded() + run_words - 1) / run_words * run_words;
+    if (words > 0) base = atomicAdd(work.used + blockIdx.y, words);
   }
-  Totals all;
-  const Totals before = scan_block(count, all);
-  const std::uint32_t few_words = (all.few + ids_of_word - 1) / ids_of_word;
-  if (threadIdx.x == 0) {
-    const std::uint32_t words = (few_words + all.crowded + run_words - 1) / run_words * run_words;
-    shared_base = words == 0 ? 0 : atomicAdd(work.used + head, words);
+  stage(own, begin, static_cast<int>(before.few()), entries);
+  if (thread == 0) {
+    if (all.few() < staged) entries[all.few()] = is_id;  // the last group ends with ids that nobody reads
+    shared_base = base;
   }
   __syncthreads();
-  const std::uint32_t base = shared_base;
+  base = shared_base;
   // a row's ranges, from its first thread's start and its last thread's end
-  const std::uint32_t end_few = __shfl_down_sync(0xFFFFFFFFu, before.few + count.few, row_threads - 1);
-  const std::uint32_t end_crowded =
-      __shfl_down_sync(0xFFFFFFFFu, before.crowded + count.crowded, row_threads - 1);
+  const Count end{__shfl_down_sync(0xFFFFFFFFu, before.word + count.word, (1 << log_threads) - 1)};
   if (part == 0 && row < tokens) {
-    work.few[head * tokens + row] = {base * ids_of_word + before.few, end_few - before.few};
-    work.crowded[head * tokens + row] = {base + few_words + before.crowded, end_crowded - before.crowded};
+    const std::int64_t place = static_cast<std::int64_t>(blockIdx.y) * tokens + row;
+    work.few[place] = {base * ids_of_word + before.few(), end.few() - before.few()};
+    work.crowded[place] = {base + few_words + before.crowded(), end.crowded() - before.crowded()};
   }
-  std::uint32_t* words = work.entries + head * work.capacity + base;
-  if (count.crowded > 0) {
-    std::uint32_t* to = words + few_words + before.crowded;
-    for (int from = own.first; from < own.last; from += together) {
-      own.load(from);
-#pragma unroll
-      for (int u = 0; u < together; ++u)
-        if (own.is_crowded(u))
-          *to++ = static_cast<std::uint32_t>(summed_row(tokens, from + u, begin + own.low(u)));
-    }
-  }
-  const Id* order = work.partner_order + static_cast<std::int64_t>(head) * work.hashes * tokens;
-  for (std::uint32_t chunk = 0; chunk < all.few; chunk += staged) {
-    if (before.few < chunk + staged && before.few + count.few > chunk)
-      stage(own, begin, before.few - chunk, entries);  // a place before the chunk wraps round and is left out
+  std::uint32_t* words = work.entries + blockIdx.y * work.capacity + base;
+  if (count.crowded() > 0) write_sums(own, begin, words + few_words + before.crowded());
+  const Id* order = work.partner_order + first_record;
+  Id* ids = reinterpret_cast<Id*>(words);
+  write_ids(entries, min(all.few(), std::uint32_t{staged}), order, ids);
+  for (std::uint32_t chunk = staged; chunk < all.few(); chunk += staged) {
+    const std::uint32_t left = all.few() - chunk;
     __syncthreads();
-    write_ids(entries, min(all.few - chunk, std::uint32_t{staged}), order,
-              reinterpret_cast<Id*>(words) + chunk);
+    clear(entries);
     __syncthreads();
+    stage(own, begin, static_cast<int>(before.few() - chunk), entries);
+    if (thread == 0 && left < staged) entries[left] = is_id;
+    __syncthreads();
+    write_ids(entries, min(left, std::uint32_t{staged}), order, ids + chunk);
   }
 }
 
@@ -171,12 +209,15 @@ std::int64_t link_capacity(std::int64_t tokens, int hashes) {
 
 template <class Id>
 void link_rows(Cuda& cuda, const LinkWork<Id>& work) {
-  int row_threads = 1;
-  while (row_threads < warp_lanes && row_threads * together < work.hashes) row_threads *= 2;
-  const int rows = threads / row_threads;
+  int log_threads = 0;
+  while (log_threads < 5 && together << log_threads < work.hashes) ++log_threads;
+  const int rows = threads >> log_threads, share = (work.hashes + (1 << log_threads) - 1) >> log_threads;
   const std::int64_t tiles = (work.sequences.tokens + rows - 1) / rows;
-  link<Id><<<dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(work.heads)), threads, 0, cuda.stream>>>(
-      work, row_threads);
+  const dim3 blocks(static_cast<unsigned>(tiles), static_cast<unsigned>(work.heads));
+  if (share <= together)
+    link<Id, true><<<blocks, threads, 0, cuda.stream>>>(work, log_threads, share);
+  else
+    link<Id, false><<<blocks, threads, 0, cuda.stream>>>(work, log_threads, share);
   check_launch("collisions: link");
 }
 
