@@ -8,6 +8,11 @@ namespace {
 
 std::int64_t most_crowded(const Sequences& sequences) { return sequences.tokens / (few_rows + 1); }
 
+/// A kernel, because cudaMemsetAsync leaves a device idle before and after it for longer than this takes.
+__global__ void clear_counts(std::uint32_t* counts, int count) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) counts[i] = 0;
+}
+
 }  // namespace
 
 template <class Id>
@@ -67,8 +72,8 @@ void CollisionFinder<Id>::match(const Code* q_codes, const Code* k_codes, int he
   ensure(heads <= heads_, "collisions: {} heads in a work area for {}", heads, heads_);
   const std::int64_t tokens = sequences_.tokens, lists = std::int64_t{heads} * hashes_;
   found_heads_ = heads;
-  const auto clear_bytes = static_cast<std::size_t>(2 * counts_of_direction()) * sizeof(std::uint32_t);
-  check_cuda(cudaMemsetAsync(counts_.data(), 0, clear_bytes, cuda_.stream), "collisions: clear");
+  clear_counts<<<1, 128, 0, cuda_.stream>>>(counts_.data(), static_cast<int>(2 * counts_of_direction()));
+  check_launch("collisions: clear");
   if (tokens == 0 || heads == 0) return;
   std::uint32_t* const q_records = q_records_.emplace(cuda_, lists * tokens).data();
   MatchWork<Id, Code> work{sequences_,
