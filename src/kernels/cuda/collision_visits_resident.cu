@@ -13,8 +13,9 @@ namespace {
 
 using namespace resident;
 
+using Memory = BlockMemory<2>;
 struct PartnerMaps {
-  CUtensorMap y, x;
+  CUtensorMap of[2];  ///< y, x
 };
 
 /// A warp's rows and sums, as fragments.
@@ -24,10 +25,9 @@ struct WarpVisits {
   std::uint32_t own_y[depth][4];
   float dx[columns][4] = {}, dy[columns][4] = {};
 
-  /// Two tiles of eight partners, lane i % 8 naming partner i of each.
-  __device__ __forceinline__ void step(const Slot (&slot)[2], std::uint32_t y_tile, std::uint32_t x_tile) {
+  __device__ __forceinline__ void step(std::uint32_t slots, std::uint32_t y_tile, std::uint32_t x_tile) {
     const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
-    const std::uint32_t row[2] = {slot[0] & row_mask, slot[1] & row_mask};
+    const std::uint32_t row[2] = {slots & row_mask, slots >> 16 & row_mask};
     std::uint32_t y[2][2 * depth];
 #pragma unroll
     for (int k = 0; k < depth; k += 2) {
@@ -43,12 +43,12 @@ struct WarpVisits {
       for (int tile = 0; tile < 2; ++tile)
         add_product(gain[tile], own_y[k], y[tile][2 * k], y[tile][2 * k + 1]);
     }
+    const std::uint32_t firsts = __shfl_sync(0xFFFFFFFFu, slots, 2 * t),
+                        seconds = __shfl_sync(0xFFFFFFFFu, slots, 2 * t + 1);
     std::uint32_t weights[4], ones[4];
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
-      const std::uint32_t owner = slot[tile] >> row_bits;
-      const std::uint32_t first = __shfl_sync(0xFFFFFFFFu, owner, 2 * t),
-                          second = __shfl_sync(0xFFFFFFFFu, owner, 2 * t + 1);
+      const std::uint32_t first = owner_of(firsts, tile), second = owner_of(seconds, tile);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const std::uint32_t own = g + 8 * half;
@@ -75,22 +75,9 @@ struct WarpVisits {
     }
   }
 
-  /// Visits `count` partners of one stage, which are sorted by class. Slot i of step s takes partner
-  /// i * steps + s: only the last slots stay empty, and the eight of a tile lie so far apart that they are
-  /// nearly always of different classes. `rows` of the stage exist.
-  __device__ __forceinline__ void run(const Slot* list, int count, int rows, std::uint32_t y_tile,
-                                      std::uint32_t x_tile) {
-    const int place = static_cast<int>(threadIdx.x) % 8;
-    const auto empty = static_cast<Slot>(tile_rows << row_bits | (place < rows ? place : 0));
-    const int steps = (count + 15) / 16, first = 2 * place * steps;
-    const auto load = [&](int at) { return at < count ? list[at] : empty; };
-    Slot next[2] = {load(first), load(first + steps)};
-    for (int at = first; at < first + steps; ++at) {
-      const Slot slot[2] = {next[0], next[1]};
-      next[0] = load(at + 1);
-      next[1] = load(at + 1 + steps);
-      step(slot, y_tile, x_tile);
-    }
+  /// Visits the partners of one stage.
+  __device__ __forceinline__ void run(StepSlots slots, std::uint32_t y_tile, std::uint32_t x_tile) {
+    for (int i = 0; i < slots.steps; ++i) step(slots.take(), y_tile, x_tile);
   }
 };
 
@@ -101,28 +88,24 @@ __global__ void __launch_bounds__(threads, 1)
                    const __grid_constant__ PartnerVisits<bfloat16, Id> p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char shared[];
-  BlockMemory& memory = *reinterpret_cast<BlockMemory*>(shared);
+  Memory& memory = *reinterpret_cast<Memory*>(shared);
   const int head = static_cast<int>(blockIdx.z), warp = static_cast<int>(threadIdx.x) / warp_lanes;
   const SequenceRange range = sequence_range(p.sequences, static_cast<int>(blockIdx.y));
-  if (range.index == p.sequences.count) return clear_rows<has_dy>(p, range, head);
+  if (range.index == p.sequences.count) {
+    clear_rows(p.dx, range, head);
+    if constexpr (has_dy) clear_rows(p.dy, range, head);
+    return;
+  }
   const int start = static_cast<int>(blockIdx.x) * own_rows;
   if (start >= range.length) return;
   const int first_row = start + warp * tile_rows, rows = min(tile_rows, range.length - first_row);
   const WarpRows own{head, range.begin + first_row, rows, rows > 0 ? (1u << rows) - 1 : 0};  // may be none
-  const int ranges = (range.length + BlockMemory::rows - 1) / BlockMemory::rows;
-  const bool copies_early = ranges * classes <= BlockMemory::bins_beside_stage;
-  if (threadIdx.x == 0) {
-    for (int buffer = 0; buffer < 2; ++buffer) {
-      hopper::init_barrier(shared_address(&memory.full[buffer]), 1);
-      memory.finished[buffer] = 0;
-    }
-    hopper::publish_barriers();
-  }
-  const auto copy_stage = [&](int stage) {
-    if (stage < ranges) memory.copy(stage, maps.y, maps.x, range, head);
-  };
+  const int ranges = (range.length + Memory::rows - 1) / Memory::rows;
+  const bool copies_early = ranges * classes <= Memory::bins_beside_stage;
+  if (threadIdx.x == 0) memory.prepare();
+  const auto copy_stage = [&](int stage) { memory.copy(stage, maps.of, range, head); };
   WarpVisits<has_dy> visits;
-  const PartnerPlan<Id> plan(p, head, own.first, rows);
+  const PartnerPlan<Memory::rows, Id> plan(p.collisions.lists, own);
   WarpMemory& mine = memory.warp[warp];
   std::uint32_t parity[2] = {0, 0};
   for (int first = 0; __syncthreads_or(first < plan.total); first += WarpMemory::capacity) {
@@ -139,10 +122,9 @@ __global__ void __launch_bounds__(threads, 1)
       const int buffer = stage % 2;
       hopper::wait(shared_address(&memory.full[buffer]), parity[buffer]);
       parity[buffer] ^= 1;
-      const std::uint32_t y_tile = shared_address(memory.stage[buffer].y),
-                          x_tile = shared_address(memory.stage[buffer].x);
       const int begin = mine.offsets[stage * classes], end = mine.offsets[(stage + 1) * classes];
-      visits.run(mine.list + begin, end - begin, range.length - stage * BlockMemory::rows, y_tile, x_tile);
+      visits.run({mine.list + begin, end - begin, range.length - stage * Memory::rows},
+                 shared_address(memory.stage[buffer].row[0]), shared_address(memory.stage[buffer].row[1]));
       __syncwarp();
       if (threadIdx.x % warp_lanes == 0 && memory.finish(buffer)) copy_stage(stage + 2);
     }
@@ -154,10 +136,10 @@ __global__ void __launch_bounds__(threads, 1)
 template <bool has_dy, class Id>
 void launch(Cuda& cuda, const PartnerVisits<bfloat16, Id>& p) {
   const auto kernel = visit_resident<has_dy, Id>;
-  constexpr int bytes = sizeof(BlockMemory);
+  constexpr int bytes = sizeof(Memory);
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
              "collision_gradients: shared memory");
-  const PartnerMaps maps{hopper::tensor_map(p.partner_y), hopper::tensor_map(p.partner_x)};
+  const PartnerMaps maps{{hopper::tensor_map(p.partner_y), hopper::tensor_map(p.partner_x)}};
   const dim3 grid(static_cast<unsigned>((p.sequences.longest + own_rows - 1) / own_rows),
                   static_cast<unsigned>(p.sequences.count + 1), static_cast<unsigned>(p.dx.heads));
   kernel<<<grid, threads, bytes, cuda.stream>>>(maps, p);
@@ -176,7 +158,7 @@ bool fits_resident_partners(const Cuda& cuda, const PartnerVisits<bfloat16, Id>&
   constexpr int most_sequences = 65534;    // of a grid's second dimension
   const std::int64_t longest = p.sequences.longest;
   if (p.is_exact || longest == 0 || p.sequences.count > most_sequences || p.dx.width != width) return false;
-  if (longest > BlockMemory::longest || longest > rows_for_each_hash * p.collisions.hashes) return false;
+  if (longest > Memory::longest || longest > rows_for_each_hash * p.collisions.hashes) return false;
   return p.packed && suit_copy_engine(cuda, p.partner_x, p.partner_y);
 }
 

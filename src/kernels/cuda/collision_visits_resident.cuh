@@ -16,6 +16,10 @@ constexpr int box_rows = 64;  // of the copy engine
 using Slot = std::uint16_t;
 constexpr int row_bits = 11;
 constexpr std::uint32_t row_mask = (1u << row_bits) - 1;
+/// Of one of two slots in a word.
+__device__ __forceinline__ std::uint32_t owner_of(std::uint32_t slots, int tile) {
+  return tile == 0 ? (slots & 0xFFFF) >> row_bits : slots >> (16 + row_bits);
+}
 
 /// Rows of different classes row % 8 have their chunks of 16 bytes in different banks. Partners are sorted by
 /// range, then by class: by bin.
@@ -35,10 +39,12 @@ struct WarpMemory {
   std::uint16_t offsets[most_bins + 8];  ///< of bins in the list
 };
 
+/// Stages of `kinds` rows of each partner: x alone, or y and x.
+template <int kinds>
 struct BlockMemory {
-  static constexpr int rows = 384;  ///< of a stage
+  static constexpr int rows = 768 / kinds;  ///< of a stage
   struct Stage {
-    bfloat16 y[rows * width], x[rows * width];
+    bfloat16 row[kinds][rows * width];
   } stage[2];
   WarpMemory warp[warps];
   std::uint64_t full[2];      ///< barriers: the stage has arrived
@@ -53,19 +59,30 @@ struct BlockMemory {
     return reinterpret_cast<std::uint32_t*>(stage + (beside_stage ? 1 : 0)) + warp_index * bins * bin_words;
   }
 
+  /// Makes the barriers, by one thread.
+  __device__ __forceinline__ void prepare() {
+    for (int buffer = 0; buffer < 2; ++buffer) {
+      hopper::init_barrier(shared_address(&full[buffer]), 1);
+      finished[buffer] = 0;
+    }
+    hopper::publish_barriers();
+  }
+
   /// Starts the copies of range `index` of the partners' rows, by one thread. Rows behind the sequence, which
   /// nobody reads, come along.
-  __device__ __forceinline__ void copy(int index, const CUtensorMap& y, const CUtensorMap& x,
-                                       const SequenceRange& range, int head) {
+  __device__ __forceinline__ void copy(int index, const CUtensorMap (&maps)[kinds], const SequenceRange& range,
+                                       int head) {
     const int first = index * rows, boxes = (min(rows, range.length - first) + box_rows - 1) / box_rows;
+    if (boxes <= 0) return;
     const std::uint32_t barrier = shared_address(full + index % 2);
     constexpr int box = box_rows * width;
     Stage& to = stage[index % 2];
-    hopper::arrive_expecting(barrier, 2 * boxes * box * static_cast<int>(sizeof(bfloat16)));
+    hopper::arrive_expecting(barrier, kinds * boxes * box * static_cast<int>(sizeof(bfloat16)));
     for (int i = 0; i < boxes; ++i) {
-      const int token = range.begin + first + i * box_rows;
-      hopper::copy_box(shared_address(to.y + i * box), y, barrier, 0, head, token);
-      hopper::copy_box(shared_address(to.x + i * box), x, barrier, 0, head, token);
+#pragma unroll
+      for (int kind = 0; kind < kinds; ++kind)
+        hopper::copy_box(shared_address(to.row[kind] + i * box), maps[kind], barrier, 0, head,
+                         range.begin + first + i * box_rows);
     }
   }
 
@@ -79,18 +96,18 @@ struct BlockMemory {
   }
 };
 
-/// The partners of a warp's rows, sorted by bin.
-template <class Id>
+/// The partners of a warp's rows, sorted by bin; stages have `stage_rows`.
+template <int stage_rows, class Id>
 struct PartnerPlan {
   const Id* ids;
   std::uint32_t first, count, before;  ///< of row lane % 16: its entries, and those of the rows before it
   int total;
 
-  __device__ PartnerPlan(const PartnerVisits<bfloat16, Id>& p, int head, std::int64_t own, int rows)
-      : ids(p.collisions.lists.ids + head * p.collisions.lists.id_stride), first(0), count(0) {
+  __device__ PartnerPlan(const PartnerLists<Id>& lists, const WarpRows& own)
+      : ids(lists.ids + own.head * lists.id_stride), first(0), count(0) {
     const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-    if (lane < rows) {
-      const EntryRange range = p.collisions.lists.few[head * p.dx.tokens + own + lane];
+    if (lane < own.count) {
+      const EntryRange range = lists.few[own.head * lists.tokens + own.first + lane];
       first = range.first;
       count = range.count;
     }
@@ -146,7 +163,7 @@ struct PartnerPlan {
   /// Fills memory.list and memory.offsets; `counters` [bins][bin_words] is free to use.
   __device__ void sort(WarpMemory& memory, std::uint32_t* counters, int ranges, int window) const {
     const int lane = static_cast<int>(threadIdx.x) % warp_lanes, bins = ranges * classes;
-    constexpr auto rows = static_cast<std::uint32_t>(BlockMemory::rows);
+    constexpr auto rows = static_cast<std::uint32_t>(stage_rows);
     auto* own = reinterpret_cast<std::uint16_t*>(counters) + lane;
     const auto bin_of = [](std::uint32_t id) { return id / rows * classes + id % classes; };
     const Entries entries = load(window);
@@ -202,16 +219,41 @@ struct PartnerPlan {
   }
 };
 
-/// Zeros for the rows of no sequence.
-template <bool has_dy, class Id>
-__device__ inline void clear_rows(const PartnerVisits<bfloat16, Id>& p, const SequenceRange& range, int head) {
+/// Rows that are cleared, of no sequence, as a block's share.
+__device__ __forceinline__ void clear_rows(const Heads<bfloat16>& rows, const SequenceRange& range, int head) {
   const std::int64_t size = static_cast<std::int64_t>(range.length) * width;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x; i < size;
-       i += static_cast<std::int64_t>(gridDim.x) * threads) {
-    const std::int64_t token = range.begin + i / width;
-    row_of(p.dx, token, head)[i % width] = {};
-    if constexpr (has_dy) row_of(p.dy, token, head)[i % width] = {};
-  }
+       i += static_cast<std::int64_t>(gridDim.x) * threads)
+    row_of(rows, range.begin + i / width, head)[i % width] = {};
 }
+
+/// The 16 partners of a step: place i % 8 of each of two tiles, by lane i. Slot i of step s takes partner
+/// i * steps + s of a stage's, which are sorted by class: only the last slots stay empty, and the eight of a
+/// tile lie so far apart that they are nearly always of different classes.
+struct StepSlots {
+  const Slot* list;
+  int count, steps, at;
+  Slot empty, next[2];
+
+  /// `rows` of the stage exist.
+  __device__ __forceinline__ StepSlots(const Slot* list, int count, int rows)
+      : list(list), count(count), steps((count + 15) / 16) {
+    const int place = static_cast<int>(threadIdx.x) % 8;
+    empty = static_cast<Slot>(tile_rows << row_bits | (place < rows ? place : 0));
+    at = 2 * place * steps;
+    load();
+  }
+  __device__ __forceinline__ void load() {
+    next[0] = at < count ? list[at] : empty;
+    next[1] = at + steps < count ? list[at + steps] : empty;
+  }
+  /// Those of the next step, those of the first tile in the low half.
+  __device__ __forceinline__ std::uint32_t take() {
+    const std::uint32_t slots = next[0] | static_cast<std::uint32_t>(next[1]) << 16;
+    ++at;
+    load();
+    return slots;
+  }
+};
 
 }  // namespace tern::kernels::resident

@@ -85,23 +85,22 @@ __device__ __forceinline__ void finish_gradients(const PartnerVisits<bfloat16, I
   }
 }
 
-/// Adds what crowded buckets give to rows lane / 4 + 8 half of dy.
+/// Adds the summed rows, of the head from `summed` on, that row lane / 4 + 8 half meets.
 template <int columns, class Id>
-__device__ __forceinline__ void add_summed_rows(const PartnerVisits<bfloat16, Id>& p, float (&dy)[columns][4],
-                                                int half, const WarpRows& own) {
+__device__ __forceinline__ void add_summed_rows(const PartnerLists<Id>& lists, const bfloat16* summed,
+                                                float (&sum)[columns][4], int half, const WarpRows& own) {
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes, row = lane / 4 + 8 * half;
-  const PartnerLists<Id>& lists = p.collisions.lists;
   if (!own.may_collide(row)) return;
-  const EntryRange sums = lists.crowded[own.head * p.dx.tokens + own.first + row];
-  const std::uint32_t* summed = lists.sums + own.head * lists.sum_stride + sums.first;
+  const EntryRange range = lists.crowded[own.head * lists.tokens + own.first + row];
+  const std::uint32_t* rows = lists.sums + own.head * lists.sum_stride + range.first;
 #pragma unroll 4
-  for (std::uint32_t e = 0; e < sums.count; ++e) {
-    const bfloat16* from = p.summed + (own.head * p.summed_rows + summed[e]) * (8 * columns) + 2 * (lane % 4);
+  for (std::uint32_t e = 0; e < range.count; ++e) {
+    const bfloat16* from = summed + std::int64_t{rows[e]} * (8 * columns) + 2 * (lane % 4);
 #pragma unroll
     for (int c = 0; c < columns; ++c) {
       const auto pair = *reinterpret_cast<const std::uint32_t*>(from + 8 * c);
-      dy[c][2 * half] += first_of(pair);
-      dy[c][2 * half + 1] += second_of(pair);
+      sum[c][2 * half] += first_of(pair);
+      sum[c][2 * half + 1] += second_of(pair);
     }
   }
 }
@@ -121,7 +120,7 @@ __device__ __forceinline__ void store_rows(const PartnerVisits<bfloat16, Id>& p,
     for (int c = 0; c < columns; ++c)
       *reinterpret_cast<std::uint32_t*>(to + 8 * c + 2 * t) = pack_pair(dx[c][2 * half], dx[c][2 * half + 1]);
     if constexpr (has_dy) {
-      add_summed_rows(p, dy, half, own);
+      add_summed_rows(p.collisions.lists, p.summed + own.head * p.summed_rows * (8 * columns), dy, half, own);
       to = row_of(p.dy, own.first + row, own.head);
 #pragma unroll
       for (int c = 0; c < columns; ++c)
