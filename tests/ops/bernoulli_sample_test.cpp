@@ -126,6 +126,8 @@ TEST(BernoulliSample, equals_its_formula_at_widths_and_code_sizes_of_models) {
   for (const Place& place : places())
     for (const auto& [width, bits] : {std::pair{32, 6}, std::pair{64, 9}, std::pair{32, 18}})
       check_formula(place, {150, 3, 66}, width, {HashFamily::gaussian, 7, bits}, surrogate);
+  for (const Place& place : places())  // more hashes than a thread of CUDA's lists has registers for
+    check_formula(place, {70, 5}, 32, {HashFamily::gaussian, 300, 5}, surrogate);
 }
 
 /// On CUDA in bfloat16 a warp takes the lists of neighbouring rows as one, if they lie side by side: they do
@@ -157,10 +159,11 @@ TEST(BernoulliSample, scales_rows_by_its_formula) {
     for (const auto& [width, bits] : {std::pair{48, 3}, std::pair{64, 3}, std::pair{128, 4}, std::pair{200, 4}})
       check_formula(place, {120, 3, 66}, width, {HashFamily::gaussian, 3, bits}, surrogate, unit);
     check_formula(place, {120, 3, 66}, 64, {HashFamily::gaussian, 3, 3}, BernoulliGradient::exact, unit);
-    // on CUDA in bfloat16: everything in shared memory, values only, nothing
+    // on CUDA in bfloat16: everything in shared memory, values only, nothing, values in stages
     check_formula(place, {500, 90}, 64, {HashFamily::gaussian, 4, 7}, surrogate, unit);
     check_formula(place, {500, 90}, 64, {HashFamily::gaussian, 3, 7}, surrogate, unit);
     check_formula(place, {2700}, 64, {HashFamily::gaussian, 2, 10}, surrogate, unit);
+    check_formula(place, {2700, 60}, 64, {HashFamily::gaussian, 11, 10}, surrogate, unit);
   }
 }
 
