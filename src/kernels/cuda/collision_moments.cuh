@@ -199,9 +199,13 @@ struct MomentProducts {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int at = column + output_column(4 * q, lane() % 4, e), s = 2 * half + e;
-          if (at < p.own_x.width)
-            add_columns(to + at, in_order, sum[4 * q][s], sum[4 * q + 1][s], sum[4 * q + 2][s],
-                        sum[4 * q + 3][s]);
+          if (at >= p.own_x.width) continue;
+          const float(&first)[4] = sum[4 * q], (&second)[4] = sum[4 * q + 1];
+          const float(&third)[4] = sum[4 * q + 2], (&fourth)[4] = sum[4 * q + 3];
+          if (in_order)
+            add_columns_alone(to + at, first[s], second[s], third[s], fourth[s]);
+          else
+            add_columns(to + at, first[s], second[s], third[s], fourth[s]);
         }
       }
     }

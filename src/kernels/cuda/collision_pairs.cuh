@@ -9,22 +9,22 @@
 
 namespace tern::kernels::crowded {
 
-/// Adds four neighbouring columns of a sum that other warps may add to at the same time, unless `in_order`.
-__device__ __forceinline__ void add_columns(float* to, bool in_order, float a, float b, float c, float d) {
-  const auto target = reinterpret_cast<float4*>(to);
-  if (in_order) {
-    const float4 old = *target;
-    *target = make_float4(old.x + a, old.y + b, old.z + c, old.w + d);
-    return;
-  }
+/// Adds four neighbouring columns of a sum that other warps may add to at the same time.
+__device__ __forceinline__ void add_columns(float* to, float a, float b, float c, float d) {
 #if __CUDA_ARCH__ >= 900
-  atomicAdd(target, make_float4(a, b, c, d));
+  atomicAdd(reinterpret_cast<float4*>(to), make_float4(a, b, c, d));
 #else
   atomicAdd(to, a);
   atomicAdd(to + 1, b);
   atomicAdd(to + 2, c);
   atomicAdd(to + 3, d);
 #endif
+}
+/// The same where nobody else adds now.
+__device__ __forceinline__ void add_columns_alone(float* to, float a, float b, float c, float d) {
+  const auto target = reinterpret_cast<float4*>(to);
+  const float4 old = *target;
+  *target = make_float4(old.x + a, old.y + b, old.z + c, old.w + d);
 }
 
 /// Column of element 2t + e of output tile j (warp_products.cuh): a lane's elements of four tiles are four
@@ -37,16 +37,6 @@ __device__ __forceinline__ int output_column(int j, int t, int e) {
 template <int width>
 struct RowPart {
   uint4 at[width / 32];
-
-  __device__ __forceinline__ void load(const bfloat16* row, bool is_row, int columns) {
-    const int t = static_cast<int>(threadIdx.x) % 4;
-#pragma unroll
-    for (int u = 0; u < width / 32; ++u) {
-      at[u] = {};
-      if (is_row && 32 * u + 8 * t < columns)
-        at[u] = __ldg(reinterpret_cast<const uint4*>(row + 32 * u + 8 * t));
-    }
-  }
 };
 
 /// sum[row][partner] += products of 16 rows (g, g + 8) with 8 partners.
@@ -68,15 +58,29 @@ __device__ __forceinline__ std::uint32_t join_halves(std::uint32_t first, std::u
   return __byte_perm(first, second, half == 0 ? 0x5410 : 0x7632);
 }
 
-/// The rows of one head of one sequence, by place: one multiplication for an address.
-struct SequenceRows {
-  const bfloat16* first;
-  std::uint32_t stride;
+/// What a lane reads of the rows of one head of one sequence: columns 32 u from `column` on. Behind the last
+/// column it reads the first ones, so that loads need no condition.
+template <int width>
+struct RowReader {
+  const char* from[width / 32];
+  std::uint32_t stride;  ///< bytes
 
-  __device__ __forceinline__ SequenceRows(const Heads<const bfloat16>& rows, int begin, int head)
-      : first(row_of(rows, begin, head)), stride(static_cast<std::uint32_t>(rows.token_stride)) {}
-  __device__ __forceinline__ const bfloat16* row(std::uint32_t id) const {
-    return first + std::uint64_t{id} * stride;
+  __device__ __forceinline__ RowReader(const Heads<const bfloat16>& rows, int begin, int head, int column)
+      : stride(static_cast<std::uint32_t>(rows.token_stride) * 2) {
+    const bfloat16* first = row_of(rows, begin, head);
+#pragma unroll
+    for (int u = 0; u < width / 32; ++u)
+      from[u] = reinterpret_cast<const char*>(first + (column + 32 * u < rows.width ? column + 32 * u : 0));
+  }
+  template <class Words>
+  __device__ __forceinline__ Words load(std::uint32_t id, int u) const {
+    return __ldg(reinterpret_cast<const Words*>(from[u] + std::uint64_t{id} * stride));
+  }
+  __device__ __forceinline__ RowPart<width> part(std::uint32_t id) const {
+    RowPart<width> part;
+#pragma unroll
+    for (int u = 0; u < width / 32; ++u) part.at[u] = load<uint4>(id, u);
+    return part;
   }
 };
 
@@ -87,13 +91,15 @@ struct PairProducts {
   static constexpr std::uint32_t own_rows = 16 * most_tiles;
   using Run = RowRun<Id>;
   using Part = RowPart<width>;
+  using Reader = RowReader<width>;
 
   const CrowdedPairs<bfloat16, Id>& p;
   int begin, head;
   float scale;
   bool in_order;  ///< nobody else adds to these rows now
 
-  /// Ids of a run's own rows and of its first partners, one for each lane.
+  /// Ids of a run's own rows and of its first partners, one for each lane. Behind the last row its id is
+  /// repeated, so that all lanes may read; what comes of such rows is not added, or has gain 0.
   struct Ids {
     std::uint32_t own, partner;
   };
@@ -101,6 +107,10 @@ struct PairProducts {
     return {id_of(own, 0), id_of(partners, 0)};
   }
 
+  /// At most 16 own rows with any number of partners.
+  __device__ __forceinline__ void run_tile(int own_count, const Run& partners, const Ids& ids) const {
+    multiply<1>(own_count, partners, ids);
+  }
   /// At most own_rows own rows with any number of partners.
   __device__ __forceinline__ void run(int own_count, const Run& partners, const Ids& ids) const {
     if (most_tiles == 1 || own_count <= 16)
@@ -110,20 +120,24 @@ struct PairProducts {
   }
 
  private:
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % warp_lanes; }
   __device__ __forceinline__ static std::uint32_t id_of(const Run& run, std::uint32_t first) {
-    const std::uint32_t i = first + threadIdx.x % warp_lanes;
-    return i < run.count ? run.row(i) : 0;
+    return run.row(min(first + threadIdx.x % warp_lanes, run.count - 1));
   }
 
-  /// Rows first + 8 n + g of those whose ids the lanes hold; zeros from row `count` on.
+  /// Own rows 8 n + g; zeros behind the last column.
   template <int parts>
-  __device__ __forceinline__ void load_parts(const SequenceRows& rows, std::uint32_t ids, int first, int count,
-                                             Part (&part)[parts]) const {
-    const int g = static_cast<int>(threadIdx.x) % warp_lanes / 4;
+  __device__ __forceinline__ void load_own(const Heads<const bfloat16>& rows, const std::uint32_t (&id)[parts],
+                                           Part (&own)[parts]) const {
+    const int column = lane() % 4 * 8;
+    const Reader reader(rows, begin, head, column);
 #pragma unroll
     for (int n = 0; n < parts; ++n) {
-      const int i = first + 8 * n + g;
-      part[n].load(rows.row(__shfl_sync(0xFFFFFFFFu, ids, i % warp_lanes)), i < count, p.own_x.width);
+#pragma unroll
+      for (int u = 0; u < width / 32; ++u) {
+        own[n].at[u] = {};
+        if (column + 32 * u < p.own_x.width) own[n].at[u] = reader.template load<uint4>(id[n], u);
+      }
     }
   }
 
@@ -140,61 +154,72 @@ struct PairProducts {
 
   template <int tiles>
   __device__ __forceinline__ void multiply(int own_count, const Run& partners, const Ids& ids) const {
+    std::uint32_t own_id[2 * tiles];
+#pragma unroll
+    for (int n = 0; n < 2 * tiles; ++n) own_id[n] = __shfl_sync(0xFFFFFFFFu, ids.own, 8 * n + lane() / 4);
     float sum[tiles][width / 8][4] = {};
     Part own_y[2 * tiles], own_x[is_exact ? 2 * tiles : 1];
-    load_parts(SequenceRows(p.own_y, begin, head), ids.own, 0, own_count, own_y);
-    if constexpr (is_exact) load_parts(SequenceRows(p.own_x, begin, head), ids.own, 0, own_count, own_x);
-    const SequenceRows partner_x(p.partner_x, begin, head), partner_y(p.partner_y, begin, head);
+    load_own(p.own_y, own_id, own_y);
+    if constexpr (is_exact) load_own(p.own_x, own_id, own_x);
+    const Reader partner_x(p.partner_x, begin, head, output_column(0, lane() / 8, lane() / 4 % 2)),
+        partner_y(p.partner_y, begin, head, lane() % 4 * 8);
     std::uint32_t partner_ids = ids.partner;
     const auto total = static_cast<int>(partners.count);
 #pragma unroll 1
     for (int first = 0; first < total; first += warp_lanes) {
-      const std::uint32_t next_ids = id_of(partners, static_cast<std::uint32_t>(first) + warp_lanes);
+      const std::uint32_t next_ids =
+          first + warp_lanes < total ? id_of(partners, static_cast<std::uint32_t>(first) + warp_lanes) : 0;
       const int count = min(total - first, warp_lanes);
 #pragma unroll 1
       for (int k = 0; k < count; k += 16) {
-        PartnerRows x;
-        Part partner[2];
-        load_parts(partner_y, partner_ids, k, count, partner);
-        load_partners(x, partner_x, partner_ids, k, count);
+        const PartnerIds id(partner_ids, k);
+        const Part partner[2] = {partner_y.part(id.of_part[0]), partner_y.part(id.of_part[1])};
+        const PartnerRows x(partner_x, id);
         float products[tiles][2][4];
         row_products<tiles>(own_y, partner, products);
         if constexpr (is_exact) {
+          const Reader as_parts(p.partner_x, begin, head, lane() % 4 * 8);
+          const Part partner_part[2] = {as_parts.part(id.of_part[0]), as_parts.part(id.of_part[1])};
           float cosines[tiles][2][4];
-          load_parts(partner_x, partner_ids, k, count, partner);
-          row_products<tiles>(own_x, partner, cosines);
+          row_products<tiles>(own_x, partner_part, cosines);
 #pragma unroll
           for (int i = 0; i < 8 * tiles; ++i)
             products[i / 8][i / 4 % 2][i % 4] *= scale * exact_weight(cosines[i / 8][i / 4 % 2][i % 4]);
         }
+        const int left = count - k - lane() % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 8 * tiles; ++i)
+          if (i / 4 % 2 * 8 + i % 2 >= left) products[i / 8][i / 4 % 2][i % 4] = 0;
         add_partner_rows<tiles>(sum, products, x);
       }
       partner_ids = next_ids;
     }
-#pragma unroll
-    for (int q = 0; q < width / 32; ++q) add_to_sums<tiles>(sum, ids.own, own_count, q);
+    add_to_sums<tiles>(sum, own_id, own_count);
   }
 
-  /// Rows 2t, 2t + 1, 8 + 2t, 9 + 2t of 16: columns output_column(4 q, ...) .. + 3 for this lane's g = 2t + e.
+  /// Ids of rows g, 8 + g and 2t, 2t + 1, 8 + 2t, 9 + 2t of 16, from those that the lanes hold. They are all
+  /// there before the first row is asked for.
+  struct PartnerIds {
+    std::uint32_t of_part[2], of_rows[4];
+
+    __device__ __forceinline__ PartnerIds(std::uint32_t ids, int first) {
+      const auto at = [&](int i) { return __shfl_sync(0xFFFFFFFFu, ids, first + i); };
+#pragma unroll
+      for (int n = 0; n < 2; ++n) of_part[n] = at(8 * n + lane() / 4);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) of_rows[i] = at(8 * (i / 2) + 2 * (lane() % 4) + i % 2);
+    }
+  };
+  /// Of rows of_rows columns output_column(4 q, ...) .. + 3 for this lane's g = 2t + e.
   struct PartnerRows {
     uint2 at[width / 32][4];
-  };
-  __device__ __forceinline__ void load_partners(PartnerRows& x, const SequenceRows& rows, std::uint32_t ids,
-                                                int first, int count) const {
-    const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
+
+    __device__ __forceinline__ PartnerRows(const Reader& rows, const PartnerIds& id) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int partner = first + 8 * (i / 2) + 2 * t + i % 2;
-      const bfloat16* from = rows.row(__shfl_sync(0xFFFFFFFFu, ids, partner % warp_lanes));
-#pragma unroll
-      for (int q = 0; q < width / 32; ++q) {
-        const int column = output_column(4 * q, g / 2, g % 2);
-        x.at[q][i] = {};
-        if (partner < count && column < p.own_x.width)
-          x.at[q][i] = __ldg(reinterpret_cast<const uint2*>(from + column));
-      }
+      for (int i = 0; i < width / 8; ++i)
+        at[i / 4][i % 4] = rows.template load<uint2>(id.of_rows[i % 4], i / 4);
     }
-  }
+  };
 
   /// sum += gains of 16 partners times their x.
   template <int tiles>
@@ -221,25 +246,27 @@ struct PairProducts {
   }
 
   template <int tiles>
-  __device__ __forceinline__ void add_to_sums(const float (&sum)[tiles][width / 8][4], std::uint32_t own_id,
-                                              int own_count, int q) const {
-    const int lane = static_cast<int>(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
-    float* sums = p.sums + (head * p.own_x.tokens + begin) * p.own_x.width;
+  __device__ __forceinline__ void add_to_sums(const float (&sum)[tiles][width / 8][4],
+                                              const std::uint32_t (&own_id)[2 * tiles], int own_count) const {
+    const int g = lane() / 4, first_column = lane() % 4 * 4, columns = p.own_x.width - first_column;
+    float* sums = p.sums + (head * p.own_x.tokens + begin) * p.own_x.width + first_column;
+    float* to[2 * tiles];
 #pragma unroll
-    for (int m = 0; m < 2 * tiles; ++m) {
-      const int i = 8 * m + g, first = m % 2 * 2;
-      const std::uint32_t id = __shfl_sync(0xFFFFFFFFu, own_id, i);
-      if (i >= own_count) continue;
-      float* to = sums + std::uint64_t{id} * static_cast<std::uint32_t>(p.own_x.width);
+    for (int m = 0; m < 2 * tiles; ++m)
+      to[m] = sums + std::uint64_t{own_id[m]} * static_cast<std::uint32_t>(p.own_x.width);
+    const auto add = [&](const auto& add_row) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = output_column(4 * q, t, e);
-        if (column >= p.own_x.width) continue;
+      for (int i = 0; i < tiles * width / 8; ++i) {
+        const int m = i / (width / 16), q = i / 2 % (width / 32), e = i % 2, u = m % 2 * 2 + e, j = 4 * q;
         const auto& s = sum[m / 2];
-        const int j = 4 * q, u = first + e;
-        add_columns(to + column, in_order, s[j][u], s[j + 1][u], s[j + 2][u], s[j + 3][u]);
+        if (8 * m + g < own_count && output_column(j, 0, e) < columns)
+          add_row(to[m] + output_column(j, 0, e), s[j][u], s[j + 1][u], s[j + 2][u], s[j + 3][u]);
       }
-    }
+    };
+    if (in_order)
+      add([](float* at, float a, float b, float c, float d) { add_columns_alone(at, a, b, c, d); });
+    else
+      add([](float* at, float a, float b, float c, float d) { add_columns(at, a, b, c, d); });
   }
 };
 

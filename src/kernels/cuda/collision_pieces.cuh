@@ -1,4 +1,4 @@
-// Pieces of pairs, which warps take one after the other.
+// Pieces of pairs, which warps work off one after the other: light buckets, and listed pieces.
 #pragma once
 
 #include "kernels/cuda/collision_pairs.cuh"
@@ -85,6 +85,75 @@ struct PairPiece {
     }
   }
 };
+
+/// A light bucket as its warp meets it.
+template <int width, bool is_exact, class Id>
+struct LightBucket {
+  using Pairs = PairProducts<width, is_exact, Id>;
+  static constexpr int bucket_words = sizeof(CrowdedBucket) / 4;
+  RowRun<Id> own, partners;
+  int list, begin;
+  typename Pairs::Ids ids;
+
+  /// Word `lane` of bucket i, or of the last one there may be, then the number of buckets.
+  __device__ __forceinline__ static std::uint32_t load_word(const ProductWork<Id>& w, std::uint32_t i) {
+    const CrowdedBuckets& crowded = w.p.collisions.crowded;
+    const auto lane = threadIdx.x % warp_lanes, capacity = static_cast<unsigned>(crowded.capacity);
+    const CrowdedBucket* bucket = crowded.buckets + w.segment * crowded.capacity + min(i, capacity - 1);
+    return lane < bucket_words ? reinterpret_cast<const std::uint32_t*>(bucket)[lane]
+                               : crowded.count[w.segment];
+  }
+  __device__ __forceinline__ static std::uint32_t count_of(std::uint32_t word) {
+    return __shfl_sync(0xFFFFFFFFu, word, bucket_words);
+  }
+
+  LightBucket() = default;
+  /// No own rows where the bucket is not light.
+  __device__ __forceinline__ LightBucket(const ProductWork<Id>& w, std::uint32_t word) {
+    const auto at = [&](int lane) { return __shfl_sync(0xFFFFFFFFu, word, lane); };
+    const CrowdedBucket bucket{
+        static_cast<std::int32_t>(at(0)), static_cast<std::int32_t>(at(1)), at(2), at(3), at(4), at(5), at(6)};
+    own.count = 0;
+    if (!is_light(bucket)) return;
+    list = bucket.list;
+    begin = w.p.sequences.offsets[bucket.sequence];
+    own = own_run(w.p, bucket, begin, 0, bucket.own_count);
+    partners = partner_run(w.p, bucket, begin, 0, bucket.partner_count);
+    ids = Pairs::ids_of(own, partners);
+  }
+  __device__ __forceinline__ void run(const ProductWork<Id>& w) const {
+    if (own.count == 0) return;
+    const Pairs pairs{w.p, begin, list / w.p.collisions.hashes, 1, w.plan.in_order};
+    pairs.run_tile(static_cast<int>(own.count), partners, ids);
+  }
+};
+
+/// A warp works off the light ones of its buckets, which lie as far apart as there are warps: no lists, no
+/// atomic turns. What leads to the rows of a bucket is fetched while earlier ones are worked off, for the first
+/// two before it is known whether they exist. Block `block` of `blocks` that do this.
+template <int width, bool is_exact, class Id>
+__device__ void run_light_buckets(const ProductWork<Id>& w, unsigned block, unsigned blocks) {
+  using Bucket = LightBucket<width, is_exact, Id>;
+  const std::uint32_t warps = blockDim.x / warp_lanes, step = blocks * warps;
+  std::uint32_t i = block * warps + threadIdx.x / warp_lanes;
+  if (w.p.collisions.crowded.capacity == 0) return;
+  const std::uint32_t word = Bucket::load_word(w, i);
+  std::uint32_t next_word = Bucket::load_word(w, i + step);
+  const std::uint32_t count = Bucket::count_of(word);
+  if (i >= count) return;
+  Bucket bucket(w, word);
+#pragma unroll 1
+  while (i < count) {
+    i += step;
+    Bucket next;
+    if (i < count) {
+      next = Bucket(w, next_word);
+      next_word = Bucket::load_word(w, i + step);
+    }
+    bucket.run(w);
+    bucket = next;
+  }
+}
 
 /// Each warp takes piece after piece. What leads to the rows of a piece is fetched while earlier ones are
 /// worked off: its number first, then its bucket, then its ids.

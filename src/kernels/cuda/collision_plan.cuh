@@ -1,5 +1,6 @@
 // How crowded buckets are cut into pieces for warps and blocks (collision_products.cu): a kernel that lists
-// the pieces of a segment of buckets, and the room that the lists need.
+// the pieces of a segment of buckets, and the room that the lists need. Light buckets, nearly all of those of
+// random rows, are not listed.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +9,9 @@
 
 namespace tern::kernels::crowded {
 
-constexpr std::uint32_t piece_partners = 512;  // of a piece of pairs
-constexpr std::uint32_t part_rows = 2048;      // of a long bucket
+constexpr std::uint32_t piece_partners = 512;                 // of a piece of pairs
+constexpr std::uint32_t part_rows = 2048;                     // of a long bucket
+constexpr std::uint32_t light_own = 16, light_partners = 64;  // of a light bucket, at most
 
 /// A part of the work on bucket `bucket` of a segment.
 struct Piece {
@@ -59,6 +61,12 @@ __device__ __forceinline__ std::uint32_t parts(std::uint32_t count, std::uint32_
   return (count + size - 1) / size;
 }
 
+/// Whether a bucket is one short piece of pairs. Such a bucket takes neither its moment nor windows, as the
+/// harmonic mean of its rows stays below 64.
+__device__ __forceinline__ bool is_light(const CrowdedBucket& bucket) {
+  return bucket.own_count <= light_own && bucket.partner_count <= light_partners;
+}
+
 /// Pieces of pairs of a bucket, own_rows rows each; windows of keys are one piece where they must be in order.
 template <std::uint32_t own_rows, class Id>
 __device__ std::uint32_t count_pieces(const ProductWork<Id>& w, const CrowdedBucket& bucket) {
@@ -106,27 +114,32 @@ __device__ void plan_long_bucket(const ProductWork<Id>& w, std::uint32_t i, cons
   for (int c = static_cast<int>(lane); c < width * width / 4; c += warp_lanes) moment[c] = {};
 }
 
-/// A thread takes a bucket.
+/// Lists the pieces of a warp's buckets, of which bucket i is this lane's; those that are not light.
 template <int width, std::uint32_t own_rows, class Id>
-__global__ void __launch_bounds__(256) plan_pieces(ProductWork<Id> w) {
-  const std::uint32_t count = w.buckets();
-  const auto step = static_cast<std::uint32_t>(grid_threads()),
-             lane = static_cast<std::uint32_t>(threadIdx.x) % warp_lanes;
-  for (auto i = static_cast<std::uint32_t>(thread_index()); i - lane < count; i += step) {
-    const bool is_bucket = i < count;
-    const CrowdedBucket bucket = w.bucket(is_bucket ? i : 0);
-    const bool is_moment = is_bucket && !w.p.is_exact && is_fuller(bucket, w.plan.dense);
-    const bool is_long =
-        is_moment && std::uint64_t{bucket.own_count} + bucket.partner_count > w.plan.short_rows;
-    const std::uint32_t pieces = is_bucket && !is_moment ? count_pieces<own_rows>(w, bucket) : 0;
-    const std::uint32_t first = reserve(&w.counts().pairs, pieces),
-                        moment = reserve(&w.counts().moments, is_moment && !is_long ? 1 : 0);
-    for (std::uint32_t k = 0; k < pieces; ++k) w.plan.pairs[first + k] = {i, k};
-    if (is_moment && !is_long) w.plan.moments[moment] = i;
-    for (std::uint32_t left = __ballot_sync(0xFFFFFFFFu, is_long); left != 0; left &= left - 1) {
-      const std::uint32_t number = i - lane + static_cast<std::uint32_t>(__ffs(static_cast<int>(left)) - 1);
-      plan_long_bucket<width>(w, number, w.bucket(number));
-    }
+__device__ void list_pieces(const ProductWork<Id>& w, std::uint32_t i, const CrowdedBucket& bucket,
+                            bool is_listed) {
+  const std::uint32_t lane = threadIdx.x % warp_lanes;
+  const bool is_moment = is_listed && !w.p.is_exact && is_fuller(bucket, w.plan.dense);
+  const bool is_long = is_moment && std::uint64_t{bucket.own_count} + bucket.partner_count > w.plan.short_rows;
+  const std::uint32_t pieces = is_listed && !is_moment ? count_pieces<own_rows>(w, bucket) : 0;
+  const std::uint32_t first = reserve(&w.counts().pairs, pieces),
+                      moment = reserve(&w.counts().moments, is_moment && !is_long ? 1 : 0);
+  for (std::uint32_t k = 0; k < pieces; ++k) w.plan.pairs[first + k] = {i, k};
+  if (is_moment && !is_long) w.plan.moments[moment] = i;
+  for (std::uint32_t left = __ballot_sync(0xFFFFFFFFu, is_long); left != 0; left &= left - 1) {
+    const std::uint32_t number = i - lane + static_cast<std::uint32_t>(__ffs(static_cast<int>(left)) - 1);
+    plan_long_bucket<width>(w, number, w.bucket(number));
+  }
+}
+
+/// Block `block` of `blocks` that do this; a thread takes a bucket.
+template <int width, std::uint32_t own_rows, class Id>
+__device__ void plan_pieces(const ProductWork<Id>& w, unsigned block, unsigned blocks) {
+  const std::uint32_t count = w.buckets(), lane = threadIdx.x % warp_lanes;
+  for (std::uint32_t i = block * blockDim.x + threadIdx.x; i - lane < count; i += blocks * blockDim.x) {
+    const CrowdedBucket bucket = i < count ? w.bucket(i) : CrowdedBucket{};
+    const bool is_listed = i < count && !is_light(bucket);
+    if (__any_sync(0xFFFFFFFFu, is_listed)) list_pieces<width, own_rows>(w, i, bucket, is_listed);
   }
 }
 

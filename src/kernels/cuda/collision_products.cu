@@ -1,9 +1,10 @@
-// Pairs of crowded buckets on tensor cores. A first kernel cuts buckets into pieces: under the surrogate
-// weight those with many rows on both sides go through their moments (collision_moments.cuh), a block each,
-// the longest ones cut into parts that several blocks build and then apply; all others in pieces of pairs
-// (collision_pairs.cuh), a warp each. Rows collide in several hashes, so their sums are atomic additions;
-// where these must be deterministic, hashes go one after the other and long buckets are not cut. Cost of a
-// bucket of a own rows and b partners: min(a b, (a + b) head_width) rows.
+// Pairs of crowded buckets on tensor cores. A first kernel works off light buckets, a warp each, and cuts the
+// others into pieces for a second one: under the surrogate weight those with many rows on both sides go
+// through their moments (collision_moments.cuh), a block each, the longest ones cut into parts that several
+// blocks build and then apply; all others in pieces of pairs (collision_pairs.cuh), a warp each. Rows collide
+// in several hashes, so their sums are atomic additions; where these must be deterministic, hashes go one after
+// the other and long buckets are not cut. Cost of a bucket of a own rows and b partners: min(a b, (a + b)
+// head_width) rows.
 #include "kernels/cuda/collision_moments.cuh"
 #include "kernels/cuda/collision_pieces.cuh"
 #include "kernels/cuda/collision_products.h"
@@ -17,6 +18,10 @@ constexpr int threads = 128;
 
 /// Blocks on a multiprocessor: as many as registers allow.
 constexpr int blocks_of_width(int width) { return width > 64 ? 2 : 3; }
+template <bool is_exact>
+constexpr int light_blocks(int width) {
+  return width > 64 ? 2 : (width > 32 ? 4 : 5) - (is_exact ? 1 : 0);
+}
 
 /// Calls visit(number) for numbers below `count`, each in one block.
 template <class Visit>
@@ -77,6 +82,16 @@ __device__ void build_long_moments(const ProductWork<Id>& w, MomentTiles<width>&
   });
 }
 
+/// Works off light buckets; the first blocks list the pieces of the others.
+template <int width, bool is_exact, class Id>
+__global__ void __launch_bounds__(threads, light_blocks<is_exact>(width)) run_light(ProductWork<Id> w) {
+  const unsigned planners = (gridDim.x + 3) / 4;
+  if (blockIdx.x < planners)
+    plan_pieces<width, PairProducts<width, is_exact, Id>::own_rows>(w, blockIdx.x, planners);
+  else
+    run_light_buckets<width, is_exact>(w, blockIdx.x - planners, gridDim.x - planners);
+}
+
 template <int width, bool is_exact, class Id>
 __global__ void __launch_bounds__(threads, blocks_of_width(width)) run_pieces(ProductWork<Id> w) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -118,11 +133,10 @@ __global__ void __launch_bounds__(threads) apply_long_moments(ProductWork<Id> w)
 
 template <int width, bool is_exact, class Id>
 void launch_segment(Cuda& cuda, const ProductWork<Id>& w, bool has_long) {
-  using Pairs = PairProducts<width, is_exact, Id>;
-  constexpr int block = 256, bytes = sizeof(MomentTiles<width>);
-  const std::int64_t rows = w.p.own_x.tokens * w.p.own_x.heads;
-  plan_pieces<width, Pairs::own_rows><<<grid_for(cuda, rows, block), block, 0, cuda.stream>>>(w);
-  check_launch("add_crowded_pairs: plan_pieces");
+  constexpr int bytes = sizeof(MomentTiles<width>);
+  const auto first_blocks = static_cast<unsigned>(cuda.multiprocessors * light_blocks<is_exact>(width));
+  run_light<width, is_exact><<<first_blocks, threads, 0, cuda.stream>>>(w);
+  check_launch("add_crowded_pairs: run_light");
   const auto run = run_pieces<width, is_exact, Id>;
   const int run_bytes = is_exact ? 0 : bytes;
   check_cuda(cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, run_bytes),
