@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(threads, 1)
   const int first_row = start + warp * tile_rows, rows = min(tile_rows, range.length - first_row);
   const WarpRows own{head, range.begin + first_row, rows, rows > 0 ? (1u << rows) - 1 : 0};  // may be none
   const int ranges = (range.length + Memory::rows - 1) / Memory::rows;
-  const bool copies_early = ranges * classes <= Memory::bins_beside_stage;
+  const bool copies_early = ranges < Memory::ranges_beside_stage;
   if (threadIdx.x == 0) memory.prepare();
   const auto copy_stage = [&](int stage) { memory.copy(stage, maps.of, range, head); };
   WarpVisits<has_dy> visits;
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(threads, 1)
       const int buffer = stage % 2;
       hopper::wait(shared_address(&memory.full[buffer]), parity[buffer]);
       parity[buffer] ^= 1;
-      const int begin = mine.offsets[stage * classes], end = mine.offsets[(stage + 1) * classes];
+      const int begin = mine.offsets[stage], end = mine.offsets[stage + 1];
       visits.run({mine.list + begin, end - begin, range.length - stage * Memory::rows},
                  shared_address(memory.stage[buffer].row[0]), shared_address(memory.stage[buffer].row[1]));
       __syncwarp();

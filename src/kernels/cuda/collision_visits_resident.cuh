@@ -22,11 +22,9 @@ __device__ __forceinline__ std::uint32_t owner_of(std::uint32_t slots, int tile)
 }
 
 /// Rows of different classes row % 8 have their chunks of 16 bytes in different banks. Partners are sorted by
-/// range, then by class: by bin.
-constexpr int classes = 8;
-constexpr int most_ranges = 16, most_bins = most_ranges * classes;
-/// A bin has a counter for each lane; the odd number of words keeps bins in different banks.
-constexpr int bin_words = warp_lanes / 2 + 1;
+/// range, then by class: by bin. A pair of bins shares a word of counters for each lane.
+constexpr int classes = 8, bin_pairs = classes / 2, range_words = bin_pairs * warp_lanes;
+constexpr int most_ranges = 16;
 
 /// Offset of chunk `chunk` of a row, as the copy engine swizzles them.
 __device__ __forceinline__ std::uint32_t place(std::uint32_t row, int chunk) {
@@ -34,9 +32,9 @@ __device__ __forceinline__ std::uint32_t place(std::uint32_t row, int chunk) {
 }
 
 struct WarpMemory {
-  static constexpr int capacity = 976;
+  static constexpr int capacity = 1088;
   Slot list[capacity];
-  std::uint16_t offsets[most_bins + 8];  ///< of bins in the list
+  std::uint16_t offsets[most_ranges + 2];  ///< of ranges in the list
 };
 
 /// Stages of `kinds` rows of each partner: x alone, or y and x.
@@ -49,14 +47,15 @@ struct BlockMemory {
   WarpMemory warp[warps];
   std::uint64_t full[2];      ///< barriers: the stage has arrived
   std::uint32_t finished[2];  ///< warps that are done with the stage
-  /// Bins whose counters fit into one stage's memory.
-  static constexpr int bins_beside_stage = static_cast<int>(sizeof(Stage)) / (warps * bin_words * 4);
-  static constexpr int longest = rows * std::min(most_ranges, 2 * bins_beside_stage / classes);  ///< sequence
+  /// Ranges whose counters fit into one stage's memory.
+  static constexpr int ranges_beside_stage = static_cast<int>(sizeof(Stage)) / (warps * range_words * 4);
+  static constexpr int longest = rows * most_ranges;  ///< sequence
+  static_assert(most_ranges < 2 * ranges_beside_stage);
 
   /// Memory of a warp's counters: in the second stage, which is still free, or in both.
   __device__ __forceinline__ std::uint32_t* counters(int warp_index, bool beside_stage) {
-    const int bins = beside_stage ? bins_beside_stage : 2 * bins_beside_stage;
-    return reinterpret_cast<std::uint32_t*>(stage + (beside_stage ? 1 : 0)) + warp_index * bins * bin_words;
+    const int ranges = beside_stage ? ranges_beside_stage : 2 * ranges_beside_stage;
+    return reinterpret_cast<std::uint32_t*>(stage + (beside_stage ? 1 : 0)) + warp_index * ranges * range_words;
   }
 
   /// Makes the barriers, by one thread.
@@ -116,93 +115,136 @@ struct PartnerPlan {
     total = static_cast<int>(__shfl_sync(0xFFFFFFFFu, end, warp_lanes - 1));
   }
 
-  /// The first entries of each row in a window of the rows' joined lists, spread over the lanes.
-  struct Entries {
-    std::uint32_t pair[tile_rows];                 ///< two ids of each row, 32 entries apart
-    int low, high;                                 ///< the window's entries of row lane % 16
-    static constexpr std::uint32_t none = 0xFFFF;  // sequences are shorter
-  };
-  __device__ __forceinline__ Entries load(int window) const {
-    const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-    Entries entries;
-    entries.low = max(window - static_cast<int>(before), 0);
-    entries.high = min(window + WarpMemory::capacity - static_cast<int>(before), static_cast<int>(count));
-#pragma unroll
-    for (int row = 0; row < tile_rows; ++row) {
-      const int skipped = __shfl_sync(0xFFFFFFFFu, entries.low, row);
-      const int left = __shfl_sync(0xFFFFFFFFu, entries.high, row) - skipped - lane;
-      const Id* from = ids + __shfl_sync(0xFFFFFFFFu, first, row) + skipped + lane;
-      const std::uint32_t early = 0 < left ? from[0] : Entries::none;
-      const std::uint32_t late = warp_lanes < left ? from[warp_lanes] : Entries::none;
-      entries.pair[row] = early | late << 16;
-    }
-    return entries;
-  }
-
-  /// body(id, row) for all entries of the window, by the lane that owns the entry.
-  template <class Body>
-  __device__ __forceinline__ void for_each(const Entries& entries, const Body& body) const {
-#pragma unroll
-    for (int row = 0; row < tile_rows; ++row) {
-      const std::uint32_t early = entries.pair[row] & 0xFFFF, late = entries.pair[row] >> 16;
-      if (early != Entries::none) body(early, row);
-      if (late != Entries::none) body(late, row);
-    }
-    constexpr int loaded = 2 * warp_lanes;
-    if (__any_sync(0xFFFFFFFFu, entries.high - entries.low > loaded) == 0) return;
-#pragma unroll 1
-    for (int row = 0; row < tile_rows; ++row) {
-      const int skipped = __shfl_sync(0xFFFFFFFFu, entries.low, row);
-      const int left = __shfl_sync(0xFFFFFFFFu, entries.high, row) - skipped;
-      const Id* from = ids + __shfl_sync(0xFFFFFFFFu, first, row) + skipped;
-      for (int i = loaded + static_cast<int>(threadIdx.x) % warp_lanes; i < left; i += warp_lanes)
-        body(from[i], row);
-    }
-  }
-
-  /// Fills memory.list and memory.offsets; `counters` [bins][bin_words] is free to use.
+  /// Fills memory.list and memory.offsets with the entries from `window` on. `counters` of one more range than
+  /// there are, which takes what is no entry, are free to use.
   __device__ void sort(WarpMemory& memory, std::uint32_t* counters, int ranges, int window) const {
-    const int lane = static_cast<int>(threadIdx.x) % warp_lanes, bins = ranges * classes;
-    constexpr auto rows = static_cast<std::uint32_t>(stage_rows);
-    auto* own = reinterpret_cast<std::uint16_t*>(counters) + lane;
-    const auto bin_of = [](std::uint32_t id) { return id / rows * classes + id % classes; };
-    const Entries entries = load(window);
-    for (int i = lane; i < bins * bin_words; i += warp_lanes) counters[i] = 0;
+    const std::uint32_t lane = threadIdx.x % warp_lanes;
+    const std::uint32_t no_id = ranges * stage_rows, no_entry = entry_of(no_id);
+    const Window rows{max(window - static_cast<int>(before), 0),
+                      min(window + WarpMemory::capacity - static_cast<int>(before), static_cast<int>(count))};
+    auto* const own = reinterpret_cast<unsigned char*>(counters + lane);
+    const auto counter = [&](std::uint32_t entry) -> std::uint16_t& {
+      return *reinterpret_cast<std::uint16_t*>(own + (entry >> 16));
+    };
+    const auto append = [&](std::uint32_t entry) {
+      const std::uint32_t rank = counter(entry);
+      counter(entry) = static_cast<std::uint16_t>(rank + 1);
+      return entry + (rank << entry_row_bits);
+    };
+    const auto slot_of = [](std::uint32_t entry, int row) {
+      return (entry & entry_row_mask) | static_cast<std::uint32_t>(row) << row_bits;
+    };
+    std::uint32_t entries[2 * tile_rows];
+    load(rows, no_id, entries);
+    for (int i = 0; i <= ranges; ++i)
+      store_pack(counters + i * range_words + 4 * lane, Pack<std::uint32_t, 4>{});
     __syncwarp();
-    for_each(entries, [&](std::uint32_t id, int) { ++own[bin_of(id) * (2 * bin_words)]; });
+    for_each_behind(rows, [&](std::uint32_t id, int) { append(entry_of(id)); });
+#pragma unroll
+    for (std::uint32_t& entry : entries) entry = append(entry_of(entry));
     __syncwarp();
     std::uint32_t base = 0;
-    for (int first_bin = 0; first_bin < bins; first_bin += warp_lanes)
-      base = scan_bins(memory, counters + (first_bin + lane) * bin_words, first_bin + lane, bins, base);
-    if (lane == 0) memory.offsets[bins] = static_cast<std::uint16_t>(base);
+    for (int first = 0; first < ranges * bin_pairs; first += warp_lanes)
+      base = scan_bins(memory, counters, first, ranges * bin_pairs, base);
+    if (lane == 0) memory.offsets[ranges] = static_cast<std::uint16_t>(base);
     __syncwarp();
-    for_each(entries, [&](std::uint32_t id, int row) {
-      const std::uint32_t at = own[bin_of(id) * (2 * bin_words)]++;
-      memory.list[at] = static_cast<Slot>(id % rows | static_cast<std::uint32_t>(row) << row_bits);
+    // places are read before the first slot is written: the compiler could not tell that they do not change
+#pragma unroll
+    for (int i = 0; i < 2 * tile_rows; ++i) {
+      const std::uint32_t entry = entries[i],
+                          place = counter(entry) + (entry >> entry_row_bits & entry_rank_mask);
+      entries[i] = entry < no_entry ? place << 16 | slot_of(entry, i / 2) : no_slot;
+    }
+#pragma unroll
+    for (const std::uint32_t slot : entries)
+      if (slot != no_slot) memory.list[slot >> 16] = static_cast<Slot>(slot);
+    for_each_behind(rows, [&](std::uint32_t id, int row) {
+      const std::uint32_t entry = entry_of(id);
+      memory.list[counter(entry)++] = static_cast<Slot>(slot_of(entry, row));
     });
     __syncwarp();
   }
 
  private:
-  /// Turns the counters of a bin, one for each lane, into places in the list from `base` on; a bin a lane.
-  __device__ __forceinline__ std::uint32_t scan_bins(WarpMemory& memory, std::uint32_t* counters, int bin,
-                                                     int bins, std::uint32_t base) const {
-    std::uint32_t pair[warp_lanes / 2], total = 0;
+  /// An entry on its way to the list: the offset of its bin's counter, how many of the lane's entries of the
+  /// bin come before it, and its row in the stage.
+  static constexpr int entry_row_bits = 10;
+  static constexpr std::uint32_t entry_row_mask = (1u << entry_row_bits) - 1, entry_rank_mask = 63;
+  static constexpr std::uint32_t no_slot = 0xFFFFFFFF;
+  static_assert(stage_rows <= 1 << entry_row_bits);
+  static_assert((WarpMemory::capacity + (warp_lanes - 1) * tile_rows) / warp_lanes <= entry_rank_mask);
+
+  __device__ static __forceinline__ std::uint32_t entry_of(std::uint32_t id) {
+    constexpr auto rows = static_cast<std::uint32_t>(stage_rows);
+    constexpr std::uint32_t range_bytes = 4 * range_words, pair_bytes = 4 * warp_lanes;
+    return id + id / rows * ((range_bytes << 16) - rows) + (id & 6) * (pair_bytes / 2 << 16) +
+           (id & 1) * (2u << 16);
+  }
+
+  /// A window of the rows' joined lists: entries low .. high - 1 of row lane % 16.
+  struct Window {
+    int low, high;
+  };
+  /// Two ids of each row, 32 entries apart, for each lane; `no_id` behind the last.
+  __device__ __forceinline__ void load(const Window& window, std::uint32_t no_id,
+                                       std::uint32_t (&loaded)[2 * tile_rows]) const {
+    const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
 #pragma unroll
-    for (int i = 0; i < warp_lanes / 2; ++i) {
-      pair[i] = bin < bins ? counters[i] : 0;
-      total += pair[i];
+    for (int row = 0; row < tile_rows; ++row) {
+      const int left = __shfl_sync(0xFFFFFFFFu, window.high - window.low, row) - lane;
+      const Id* from = ids + (__shfl_sync(0xFFFFFFFFu, first + window.low, row) + lane);
+      loaded[2 * row] = 0 < left ? from[0] : no_id;
+      loaded[2 * row + 1] = warp_lanes < left ? from[warp_lanes] : no_id;
     }
-    total = (total & 0xFFFF) + (total >> 16);
-    const std::uint32_t end = inclusive_sum(total);
-    std::uint32_t next = base + end - total;
-    if (bin < bins) {
-      memory.offsets[bin] = static_cast<std::uint16_t>(next);
+  }
+  /// body(id, row) for the window's entries that load() leaves out.
+  template <class Body>
+  __device__ __forceinline__ void for_each_behind(const Window& window, const Body& body) const {
+    constexpr int loaded = 2 * warp_lanes;
+    if (__any_sync(0xFFFFFFFFu, window.high - window.low > loaded) == 0) return;
+#pragma unroll 1
+    for (int row = 0; row < tile_rows; ++row) {
+      const int left = __shfl_sync(0xFFFFFFFFu, window.high - window.low, row);
+      const Id* from = ids + __shfl_sync(0xFFFFFFFFu, first + window.low, row);
+#pragma unroll 1
+      for (int i = loaded + static_cast<int>(threadIdx.x) % warp_lanes; i < left; i += warp_lanes)
+        body(from[i], row);
+    }
+  }
+
+  /// Turns the counters of bins 2 i and 2 i + 1, i = `first_pair` + lane, into places in the list from `base`
+  /// on.
+  __device__ __forceinline__ std::uint32_t scan_bins(WarpMemory& memory, std::uint32_t* counters,
+                                                     int first_pair, int pairs, std::uint32_t base) const {
+    const int lane = static_cast<int>(threadIdx.x) % warp_lanes, pair = first_pair + lane;
+    std::uint32_t* const words = counters + pair * warp_lanes;
+    using Quad = Pack<std::uint32_t, 4>;
+    const auto quad = [&](int i) {
+      return words + 4 * (i ^ lane % 8);
+    };  // of other banks than the lanes' beside
+    std::uint32_t total = 0;
+    if (pair < pairs) {
 #pragma unroll
-      for (int i = 0; i < warp_lanes / 2; ++i) {
-        const std::uint32_t second = next + (pair[i] & 0xFFFF);
-        counters[i] = next | second << 16;
-        next = second + (pair[i] >> 16);
+      for (int i = 0; i < warp_lanes / 4; ++i) {
+        const Quad counts = load_pack<4>(quad(i));
+        total += counts.item[0] + counts.item[1] + counts.item[2] + counts.item[3];
+      }
+    }
+    const std::uint32_t even = total & 0xFFFF, both = even + (total >> 16), end = inclusive_sum(both);
+    const std::uint32_t start = base + end - both;
+    std::uint32_t next = start | (start + even) << 16;
+    if (pair < pairs) {
+      if (pair % bin_pairs == 0) memory.offsets[pair / bin_pairs] = static_cast<std::uint16_t>(start);
+#pragma unroll
+      for (int i = 0; i < warp_lanes / 4; ++i) {
+        Quad counts = load_pack<4>(quad(i));
+#pragma unroll
+        for (int u = 0; u < 4; ++u) {
+          const std::uint32_t here = next;
+          next += counts.item[u];
+          counts.item[u] = here;
+        }
+        store_pack(quad(i), counts);
       }
     }
     return base + __shfl_sync(0xFFFFFFFFu, end, warp_lanes - 1);
