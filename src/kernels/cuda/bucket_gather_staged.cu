@@ -136,6 +136,8 @@ __global__ void __launch_bounds__(threads, 1)
 #endif
 }
 
+bool suits_copy_engine(const Cuda& cuda, Heads<const bfloat16> rows) { return hopper::serves(cuda, {rows}); }
+
 }  // namespace
 
 template <class Id>
@@ -145,7 +147,7 @@ bool fits_stages(const Cuda& cuda, const BucketGather<bfloat16, Id>& work) {
   const std::int64_t longest = work.sequences.longest;
   if (longest == 0 || work.sequences.count > most_sequences || work.out.width != width) return false;
   if (longest > Memory::longest || longest > rows_for_each_hash * work.hashes) return false;
-  return rows_are_packed(work.out) && hopper::serves(cuda, {work.value});
+  return rows_are_packed(work.out) && suits_copy_engine(cuda, work.value);
 }
 
 template <class Id>
