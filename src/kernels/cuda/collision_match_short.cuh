@@ -1,4 +1,4 @@
-// Matching in shared memory: what a block holds, and its buckets of many rows, each worked off by a warp.
+// Matching in shared memory: what a block holds, and how its buckets come into the order of the sequence.
 #pragma once
 
 #include <bit>
@@ -25,49 +25,43 @@ struct Run {
 /// Rows of a code in both sides: queries in the lower halves, keys in the upper ones.
 struct CodeRanges {
   std::uint32_t start, end;
+  __device__ __forceinline__ std::uint32_t start_of(bool keys) const {
+    return keys ? start >> 16 : start & 0xFFFFu;
+  }
+  __device__ __forceinline__ std::uint32_t end_of(bool keys) const { return keys ? end >> 16 : end & 0xFFFFu; }
   __device__ __forceinline__ Run of(bool keys) const {
-    return keys ? Run(start >> 16, (end >> 16) - (start >> 16))
-                : Run(start & 0xFFFFu, (end & 0xFFFFu) - (start & 0xFFFFu));
+    return Run(start_of(keys), end_of(keys) - start_of(keys));
   }
 };
 
-/// A bucket of more than few_rows rows of one side, and its number among the crowded buckets that the block
-/// lists for the direction in which these rows are partners, or `unlisted`.
+/// A bucket of more than few_rows rows of one side.
 struct LargeBucket {
-  static constexpr std::uint32_t unlisted = 0xFFFFu;
-  std::uint32_t word;
-  __device__ __forceinline__ LargeBucket(std::uint32_t code, bool is_key, std::uint32_t number)
-      : word(number << 16 | (is_key ? 0x8000u : 0u) | code) {}
-  __device__ __forceinline__ std::uint32_t code() const { return word & 0x7FFFu; }
-  __device__ __forceinline__ bool is_key() const { return (word & 0x8000u) != 0; }
-  __device__ __forceinline__ std::uint32_t number() const { return word >> 16; }
+  std::uint16_t word;
+  __device__ __forceinline__ LargeBucket(int code, bool is_key)
+      : word(static_cast<std::uint16_t>((is_key ? 0x8000 : 0) | code)) {}
+  __device__ __forceinline__ int code() const { return word & 0x7FFF; }
+  __device__ __forceinline__ bool is_key() const { return (word & 0x8000) != 0; }
 };
 
 /// Shared memory of a block.
 struct Memory {
   /// Large buckets of up to warp_lanes rows are narrow, the others are wide.
-  enum Counter : int {
-    narrow,
-    wide,
-    narrow_taken,
-    wide_taken,
-    listed_of_queries,
-    listed_of_keys,
-    base_of_queries,
-    base_of_keys,
-    counter_count
-  };
-  std::uint32_t* table;  ///< [codes + 1] counts, later starts, of both sides
+  enum Counter : int { narrow, wide, narrow_taken, wide_taken, counter_count };
+  /// [codes] of both sides, a zero before: counts, after the scan starts, after the rows' placement ends. Where
+  /// only queries have a direction, their halves are 0 but for the numbers of those that meet a large bucket.
+  std::uint32_t* table;
   std::uint32_t* counters;
   std::uint32_t* warp_totals;
+  Run* runs;                   ///< [warps][most_runs]
   LargeBucket* large_buckets;  ///< wide ones from the front, narrow ones from the back
   int most_large;
   Id *q_order, *k_order;
   std::uint32_t* row_sets;  ///< [set_words(length)] of each warp that ranks wide buckets
 
-  static constexpr int fixed_words = scan_words + counter_count + warp_lanes;
+  static constexpr int before_table = 4, most_runs = warp_lanes + scan_words;
+  static constexpr int cleared_words(int codes) { return before_table + codes + scan_words + counter_count; }
   __host__ __device__ static constexpr int most_large_of(int length, bool both) {
-    return (both ? 2 : 1) * (length / (few_rows + 1));
+    return (both ? 2 : 1) * (length / (few_rows + 1)) / 2 * 2 + 2;
   }
   /// A bit for each row, a power of two of words a lane.
   __host__ __device__ static constexpr int set_words(int length) {
@@ -75,31 +69,135 @@ struct Memory {
     return warp_lanes * static_cast<int>(std::bit_ceil((lane_rows + warp_lanes - 1) / warp_lanes));
   }
   __device__ Memory(std::uint32_t* shared, int codes, int length, bool both) {
-    table = shared;
+    table = shared + before_table;
     counters = table + codes + scan_words;
     warp_totals = counters + counter_count;
-    large_buckets = reinterpret_cast<LargeBucket*>(warp_totals + warp_lanes);
+    runs = reinterpret_cast<Run*>(warp_totals + warp_lanes);
+    large_buckets = reinterpret_cast<LargeBucket*>(runs + blockDim.x / warp_lanes * most_runs);
     most_large = most_large_of(length, both);
     k_order = reinterpret_cast<Id*>(large_buckets + most_large);
     q_order = both ? k_order + (length + 1) / 2 * 2 : nullptr;
     row_sets = reinterpret_cast<std::uint32_t*>(k_order + (length + 1) / 2 * (both ? 4 : 2));
   }
   /// `sets`: warps that rank wide buckets.
-  static int bytes(int codes, int length, bool both, int sets) {
-    return 4 * (codes + fixed_words + most_large_of(length, both) + (length + 1) / 2 * (both ? 2 : 1) +
-                sets * set_words(length));
+  static int bytes(int codes, int length, bool both, int warps, int sets) {
+    return 4 * (cleared_words(codes) + warp_lanes + warps * most_runs + most_large_of(length, both) / 2 +
+                (length + 1) / 2 * (both ? 2 : 1) + sets * set_words(length));
   }
-  __device__ __forceinline__ void add_large(const LargeBucket& bucket, std::uint32_t count) const {
-    if (count > warp_lanes)
-      large_buckets[atomicAdd(&counters[wide], 1u)] = bucket;
-    else
-      large_buckets[most_large - 1 - static_cast<int>(atomicAdd(&counters[narrow], 1u))] = bucket;
+  __device__ __forceinline__ void add_large(int code, bool is_key, std::uint32_t count) const {
+    const auto place = static_cast<int>(atomicAdd(&counters[count > warp_lanes ? wide : narrow], 1u));
+    large_buckets[count > warp_lanes ? place : most_large - 1 - place] = LargeBucket(code, is_key);
   }
-  __device__ __forceinline__ CodeRanges ranges(std::uint32_t code) const {
-    return {table[code], table[code + 1]};
+  __device__ __forceinline__ int large() const { return static_cast<int>(counters[wide] + counters[narrow]); }
+  __device__ __forceinline__ LargeBucket large_bucket(int i) const {
+    const auto wide_count = static_cast<int>(counters[wide]);
+    return large_buckets[i < wide_count ? i : most_large - 1 - (i - wide_count)];
   }
+  __device__ __forceinline__ CodeRanges ranges(int code) const { return {table[code - 1], table[code]}; }
   __device__ __forceinline__ Id* order(bool keys) const { return keys ? k_order : q_order; }
 };
+
+/// Steps of scan_words codes that a warp takes.
+struct WarpSteps {
+  int first, last;
+  __device__ __forceinline__ explicit WarpSteps(int codes) {
+    const int warps = static_cast<int>(blockDim.x) / warp_lanes,
+              warp = static_cast<int>(threadIdx.x) / warp_lanes, steps = (codes + scan_words - 1) / scan_words;
+    first = steps * warp / warps;
+    last = steps * (warp + 1) / warps;
+  }
+};
+
+/// Sorts up to few_rows places: Batcher's merge exchange (The Art of Computer Programming 3, 5.2.2 M).
+__device__ __forceinline__ void sort_run(Id* bucket, std::uint32_t count) {
+  static_assert(few_rows == 8);
+  std::uint32_t id[few_rows];
+#pragma unroll
+  for (std::uint32_t i = 0; i < few_rows; ++i) id[i] = i < count ? bucket[i] : 0xFFFFu;
+  const auto exchange = [&](int a, int b) {
+    const std::uint32_t smaller = min(id[a], id[b]);
+    id[b] = max(id[a], id[b]);
+    id[a] = smaller;
+  };
+  exchange(0, 1), exchange(2, 3), exchange(4, 5), exchange(6, 7);
+  exchange(0, 2), exchange(1, 3), exchange(4, 6), exchange(5, 7);
+  exchange(1, 2), exchange(5, 6);
+  exchange(0, 4), exchange(1, 5), exchange(2, 6), exchange(3, 7);
+  exchange(2, 4), exchange(3, 5);
+  exchange(1, 2), exchange(3, 4), exchange(5, 6);
+#pragma unroll
+  for (std::uint32_t i = 0; i < few_rows; ++i)
+    if (i < count) bucket[i] = static_cast<Id>(id[i]);
+}
+
+/// Sorts the rows of small buckets, which came in any order, and notes large ones. Few buckets have more than
+/// two rows: a warp lists its own, so that all of its lanes sort.
+struct BucketSorter {
+  const Memory& memory;
+  Run* runs;  ///< of the warp; places count from the keys' order on
+  int lane, listed = 0;
+
+  __device__ __forceinline__ explicit BucketSorter(const Memory& memory)
+      : memory(memory),
+        runs(memory.runs + threadIdx.x / warp_lanes * Memory::most_runs),
+        lane(static_cast<int>(threadIdx.x) % warp_lanes) {}
+
+  __device__ __forceinline__ void sort_listed() {
+    __syncwarp();
+    for (int i = lane; i < listed; i += warp_lanes) sort_run(memory.k_order + runs[i].first(), runs[i].count());
+    __syncwarp();
+    listed = 0;
+  }
+  /// Four codes of a lane: their starts and the last one's end.
+  template <bool keys>
+  __device__ __forceinline__ void take(int code, const std::uint32_t (&bounds)[5]) {
+    constexpr int codes = 4;
+    const std::uint32_t base = keys ? 0 : static_cast<std::uint32_t>(memory.q_order - memory.k_order);
+    std::uint32_t start[codes + 1];
+#pragma unroll
+    for (int j = 0; j <= codes; ++j) start[j] = base + (keys ? bounds[j] >> 16 : bounds[j] & 0xFFFFu);
+    Id first[codes], second[codes];  // of any bucket: behind the last one there is other memory
+#pragma unroll
+    for (int j = 0; j < codes; ++j) {
+      first[j] = memory.k_order[start[j]];
+      second[j] = memory.k_order[start[j] + 1];
+    }
+    std::uint32_t most = 0;
+#pragma unroll
+    for (int j = 0; j < codes; ++j) {
+      const std::uint32_t count = start[j + 1] - start[j];
+      const bool is_swapped = count == 2 && first[j] > second[j];
+      if (is_swapped) memory.k_order[start[j]] = second[j];
+      if (is_swapped) memory.k_order[start[j] + 1] = first[j];
+      const bool is_listed = count > 2 && count <= few_rows;
+      const std::uint32_t all = __ballot_sync(0xFFFFFFFFu, is_listed);
+      if (is_listed) runs[listed + __popc(all & ((1u << lane) - 1))] = Run(start[j], count);
+      listed += __popc(all);
+      most = max(most, count);
+    }
+    if (most > few_rows) {
+#pragma unroll
+      for (int j = 0; j < codes; ++j)
+        if (start[j + 1] - start[j] > few_rows) memory.add_large(code + j, keys, start[j + 1] - start[j]);
+    }
+    if (listed > warp_lanes) sort_listed();
+  }
+};
+
+template <bool both>
+__device__ __forceinline__ void sort_buckets(const Memory& memory, int codes) {
+  BucketSorter sorter(memory);
+  const WarpSteps steps(codes);
+  for (int step = steps.first; step < steps.last; ++step) {
+    const int code = step * scan_words + 4 * sorter.lane;
+    const uint4 x = *reinterpret_cast<const uint4*>(memory.table + code);
+    const std::uint32_t before = __shfl_up_sync(0xFFFFFFFFu, x.w, 1);
+    const std::uint32_t bounds[5] = {sorter.lane == 0 ? memory.table[code - 1] : before, x.x, x.y, x.z, x.w};
+    sorter.take<true>(code, bounds);
+    if constexpr (both) sorter.take<false>(code, bounds);
+  }
+  sorter.sort_listed();
+}
 
 /// Ranks the rows of a narrow bucket by comparing all pairs: a lane takes one of them.
 __device__ __forceinline__ void rank_by_pairs(Id* bucket, int count, int lane) {
@@ -161,9 +259,8 @@ __device__ __forceinline__ void rank_large(const Memory& memory, int length, int
   if (wide > 0 && warp < sets) {
     const int words = Memory::set_words(length);
     for (int i; (i = take_next(memory.counters + Memory::wide_taken, wide, lane)) >= 0;)
-      rank(memory.large_buckets[i], [&](Id* rows, int count) {
-        rank_by_set(memory.row_sets + warp * words, words, rows, count, lane);
-      });
+      rank(memory.large_buckets[i],
+           [&](Id* rows, int count) { rank_by_set(memory.row_sets + warp * words, words, rows, count, lane); });
   }
   if (narrow == 0) return;
   for (int i; (i = take_next(memory.counters + Memory::narrow_taken, narrow, lane)) >= 0;)
@@ -171,26 +268,31 @@ __device__ __forceinline__ void rank_large(const Memory& memory, int length, int
          [&](Id* rows, int count) { rank_by_pairs(rows, count, lane); });
 }
 
-/// Room for the block's crowded buckets, by one thread.
-__device__ __forceinline__ void take_room(const CrowdedBuckets& crowded, int segment, std::uint32_t count,
-                                          std::uint32_t& base) {
-  if (count > 0) base = atomicAdd(crowded.count + segment, count);
-}
-
+/// Lists the large buckets that rows of the other side meet. A warp takes room for 32 of them at a time.
+template <bool both>
 __device__ __forceinline__ void list_crowded(const Work& work, const Memory& memory, int list, int sequence) {
   const int segment = work.q.crowded.segments > 1 ? list % work.hashes : 0;
-  const auto wide = static_cast<int>(memory.counters[Memory::wide]),
-             narrow = static_cast<int>(memory.counters[Memory::narrow]);
-  for (int i = static_cast<int>(threadIdx.x); i < wide + narrow; i += static_cast<int>(blockDim.x)) {
-    const LargeBucket bucket = memory.large_buckets[i < wide ? i : memory.most_large - 1 - (i - wide)];
-    if (bucket.number() == LargeBucket::unlisted) continue;
+  const int large = memory.large(), lane = static_cast<int>(threadIdx.x) % warp_lanes;
+  for (int i = static_cast<int>(threadIdx.x); i - lane < large; i += static_cast<int>(blockDim.x)) {
+    const LargeBucket bucket = memory.large_bucket(i < large ? i : 0);
+    const bool is_key = bucket.is_key();
     const CodeRanges ranges = memory.ranges(bucket.code());
-    const Run own = ranges.of(!bucket.is_key()), partner = ranges.of(bucket.is_key());
-    const CrowdedBuckets& crowded = bucket.is_key() ? work.q.crowded : work.k.crowded;
-    const std::uint32_t base =
-        memory.counters[bucket.is_key() ? Memory::base_of_queries : Memory::base_of_keys];
-    crowded.buckets[segment * crowded.capacity + base + bucket.number()] = {
-        list, sequence, bucket.code(), own.first(), own.count(), partner.first(), partner.count()};
+    const Run partner = ranges.of(is_key), own = both ? ranges.of(!is_key) : Run(0, ranges.end & 0xFFFFu);
+    const auto add = [&](const CrowdedBuckets& crowded, bool is_added) {
+      const std::uint32_t all = __ballot_sync(0xFFFFFFFFu, is_added);
+      if (all == 0) return;
+      std::uint32_t base = 0;
+      if (lane == 0) base = atomicAdd(crowded.count + segment, static_cast<std::uint32_t>(__popc(all)));
+      base = __shfl_sync(0xFFFFFFFFu, base, 0) + __popc(all & ((1u << lane) - 1));
+      if (is_added)
+        crowded.buckets[segment * crowded.capacity + base] = {
+            list,           sequence,    static_cast<std::uint32_t>(bucket.code()),
+            own.first(),    own.count(), partner.first(),
+            partner.count()};
+    };
+    const bool is_met = i < large && own.count() > 0;
+    add(work.q.crowded, is_met && is_key);
+    if (both) add(work.k.crowded, is_met && !is_key);
   }
 }
 
