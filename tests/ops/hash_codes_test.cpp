@@ -84,5 +84,27 @@ TEST(HashCodes, bfloat16_rows_have_the_codes_of_their_values_on_cuda) {
       }
 }
 
+/// Rows that lie on 16 bytes take other kernels than those that do not; the codes are the same, 0 for rows of
+/// zeros.
+TEST(HashCodes, do_not_depend_on_the_place_of_rows_on_cuda) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  constexpr int spare = 2;
+  for (const std::int64_t width : {32, 64})
+    for (const auto& [hashes, bits] : {std::pair{16, 12}, std::pair{32, 12}, std::pair{20, 14},
+                                       std::pair{30, 16}, std::pair{32, 10}, std::pair{70, 11}}) {
+      const Sample in = sample_of({4001, 3, 700, 0, 64}, spare + width, DType::bfloat16, {DeviceType::cuda, 0});
+      const HashOptions options{HashFamily::gaussian, hashes, bits};
+      const auto codes = [&](const Tensor& x) {
+        return hash_codes(x, in.layout, options, on(x, test_stream(2))).to_vector<std::uint16_t>();
+      };
+      const Tensor apart = slice(in.qkv[0], 2, spare, width);
+      const Tensor packed = empty(apart.shape(), DType::bfloat16, apart.device());
+      copy(apart, packed);
+      EXPECT_EQ(codes(apart), codes(packed)) << width << " columns, " << hashes << " x " << bits;
+      const Tensor zeros = tensor_of(Array(apart.shape()), DType::bfloat16, apart.device());
+      for (const std::uint16_t code : codes(zeros)) ASSERT_EQ(code, 0) << width << " columns";
+    }
+}
+
 }  // namespace
 }  // namespace tern::test

@@ -1,7 +1,7 @@
 // Hash codes of bfloat16 rows on tensor cores, with columns ordered as in hash_fragments.cuh. Directions of
 // Hadamard rotations, integers below 2^16, go in two bfloat16 parts. Products are exact, sums are float32 in a
 // fixed order: deterministic. Packed rows of at most 64 columns with Gaussian directions of more than 8 hashes
-// take the kernel of hash_codes_resident.cu, where all warps share the rows. Cost as in hash_codes.cu.
+// take the kernels of hash_codes_hopper.cu or _resident.cu. Cost as in hash_codes.cu.
 #include "base/normal.h"
 #include "kernels/cuda/hash_fragments.cuh"
 
@@ -55,7 +55,14 @@ __global__ void draw_fragments(Directions directions, HashShape shape, FragmentP
           drawn);
       fragment = {pack_pair(-drawn[0], -drawn[1]), pack_pair(-drawn[2], -drawn[3])};
     }
-    fragments[static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes + lane] = fragment;
+    Fragment* const to = fragments + static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes;
+    if (plan.is_for_warpgroups) {
+      std::uint32_t* const words = reinterpret_cast<std::uint32_t*>(to);
+      words[lane] = fragment.low;
+      words[warp_lanes + lane] = fragment.high;
+    } else {
+      to[lane] = fragment;
+    }
   });
 }
 
@@ -218,13 +225,18 @@ void fill_fragments(Cuda& cuda, const Projection<bfloat16, Code>& p, const Fragm
 template <int steps, int parts, class Code>
 void launch(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream& stream) {
   constexpr int tiles = steps <= 4 ? 4 : 2;
-  const FragmentPlan<steps, parts> plan{(p.shape.hashes + hashes_together - 1) / hashes_together,
-                                        (p.shape.bits + 1) / 2};
+  constexpr bool may_be_packed = steps <= 4 && parts == 1 && std::is_same_v<Code, std::uint16_t>;
+  FragmentPlan<steps, parts> plan{(p.shape.hashes + hashes_together - 1) / hashes_together,
+                                  (p.shape.bits + 1) / 2};
+  if constexpr (may_be_packed)
+    if (p.packed) plan = warpgroup_plan(cuda, p, plan);
   const Scratch<Fragment> fragments(cuda, p.sequences.count * p.directions.heads * plan.of_pair());
   fill_fragments(cuda, p, plan, stream, fragments.data());
   const bool is_aligned = kernels::is_aligned(16, p.codes[0], p.codes[1]) && p.sequences.tokens % 8 == 0;
-  if constexpr (steps <= 4 && parts == 1 && std::is_same_v<Code, std::uint16_t>)
+  if constexpr (may_be_packed) {
+    if (plan.is_for_warpgroups) return project_by_warpgroups(cuda, p, plan, fragments.data(), is_aligned);
     if (p.packed && plan.groups > 2) return project_packed(cuda, p, plan, fragments.data(), is_aligned);
+  }
   const int threads = p.sequences.longest >= 1024 ? most_threads : most_threads / 2;
   const int size = threads / warp_lanes * 16 * tiles;
   const int blocks_of_head = static_cast<int>((p.sequences.longest + 7 + size - 1) / size);

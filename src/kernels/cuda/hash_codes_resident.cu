@@ -3,13 +3,13 @@
 // others are multiplied. Products and sums are those of hash_codes_products.cu, in the same order.
 // Deterministic. Cost as in hash_codes.cu.
 #include "kernels/cuda/hash_fragments.cuh"
+#include "kernels/cuda/hash_runs.cuh"
 
 namespace tern::kernels {
 namespace {
 
 constexpr int most_warps = 8;
-constexpr int tiles = 4;               // products of 16 rows whose codes leave as one access
-constexpr int unit_rows = 16 * tiles;  // that arrive together
+constexpr int tiles = unit_rows / 16;  // products whose codes leave as one access
 
 /// Rows on their way to registers, unit by unit. Item 32 (m steps / 2 + h) + lane of a unit is what lane 4 g +
 /// t of product m holds of columns 32 h .. 32 h + 31: 16 bytes from 8 t on of rows 8 g + 2 m and the next, rows
@@ -65,23 +65,6 @@ __device__ __forceinline__ void project(const Pack<std::uint32_t, 4> (&a)[steps]
       if (end - 1 - i >= 0) shift_in_signs(sum[i], first, second);
   }
 }
-
-/// A block's part of a (sequence, head): `count` units of rows. Units start at a multiple of 8 tokens of the
-/// batch, the first at or before the sequence's first.
-struct Run {
-  SequenceRange range;
-  int head, first_row, count;
-
-  __device__ __forceinline__ Run(const Sequences& sequences, int heads, int runs) {
-    const int pair = static_cast<int>(blockIdx.x) / runs;  // sequences that are empty come last
-    range = sequence_range(sequences, pair / heads);
-    head = pair % heads;
-    const int lead = range.begin % 8, units = (range.length + lead + unit_rows - 1) / unit_rows;
-    const int each = (units + runs - 1) / runs, first = static_cast<int>(blockIdx.x) % runs * each;
-    first_row = first * unit_rows - lead;
-    count = min(each, units - first);
-  }
-};
 
 /// One warp for each group of hashes; the grid's z counts sets of as many groups as a block has warps.
 template <int steps, int products, class Code>
@@ -154,23 +137,6 @@ __global__ void __launch_bounds__(most_warps* warp_lanes, 2)
   }
 }
 
-/// Among how many blocks a sequence of `units` is divided, where `slots` blocks run at once and there are
-/// `sequences` of them: of the divisions that fill 1, 2, .. waves the one of the least time, in units of rows;
-/// a block's start takes two.
-int runs_of(std::int64_t slots, std::int64_t sequences, std::int64_t units) {
-  constexpr int most_waves = 8, start = 2;
-  std::int64_t best = 1, least = 0;
-  for (int waves = 1; waves <= most_waves; ++waves) {
-    const std::int64_t most = std::clamp<std::int64_t>(slots * waves / sequences, 1, units);
-    const std::int64_t each = (units + most - 1) / most, runs = (units + each - 1) / each;
-    const std::int64_t time = (runs * sequences + slots - 1) / slots * (each + start);
-    if (waves > 1 && time >= least) continue;
-    best = runs;
-    least = time;
-  }
-  return static_cast<int>(best);
-}
-
 template <int steps, int products>
 void launch(Cuda& cuda, const Projection<bfloat16, std::uint16_t>& p, const FragmentPlan<steps, 1>& plan,
             const Fragment* fragments, bool is_aligned) {
@@ -181,11 +147,7 @@ void launch(Cuda& cuda, const Projection<bfloat16, std::uint16_t>& p, const Frag
   const int sets = (plan.groups + most_warps - 1) / most_warps, warps = (plan.groups + sets - 1) / sets;
   const int together = std::min(
       2 * most_warps / warps, (cuda.shared_memory + 1024) / (static_cast<int>(sizeof(RowPipe<steps>)) + 1024));
-  const std::int64_t longest = p.sequences.longest,
-                     full = std::clamp((p.sequences.tokens + longest - 1) / longest, std::int64_t{1},
-                                       std::max(p.sequences.count, std::int64_t{1}));
-  const int runs = runs_of(static_cast<std::int64_t>(cuda.multiprocessors) * together,
-                           full * p.directions.heads * p.sides * sets, (longest + unit_rows - 1) / unit_rows);
+  const int runs = runs_of(cuda, p.sequences, together, p.directions.heads * p.sides * sets);
   const auto blocks = static_cast<unsigned>(runs * (p.sequences.count + 1) * p.directions.heads);
   project_resident<steps, products, std::uint16_t>
       <<<dim3(blocks, static_cast<unsigned>(p.sides), static_cast<unsigned>(sets)), warps * warp_lanes, 0,

@@ -23,11 +23,13 @@ __device__ __forceinline__ int fragment_depth(int step, int t) {
 }
 
 /// Fragments of all (sequence, head) pairs in the order in which warps read them: [pair][group of
-/// hashes][product][step][part][lane].
+/// hashes][product][step][part][lane], or in that of warpgroups, where the low words of all lanes precede the
+/// high ones: two matrices of 8 columns x 16 bytes.
 template <int steps, int parts>
 struct FragmentPlan {
   static constexpr int of_product = steps * parts * warp_lanes;
   int groups, products;
+  bool is_for_warpgroups = false;
 
   __host__ __device__ int of_group() const { return products * of_product; }
   __host__ __device__ int of_pair() const { return groups * of_group(); }
@@ -74,5 +76,14 @@ __device__ __forceinline__ void store_codes(const std::uint32_t (&code)[count], 
 template <int steps>
 void project_packed(Cuda& cuda, const Projection<bfloat16, std::uint16_t>& projection,
                     const FragmentPlan<steps, 1>& plan, const Fragment* fragments, bool is_aligned);
+
+/// The plan of fragments for warpgroups where the device and the shapes suit these, else `plan` as it is.
+template <int steps>
+FragmentPlan<steps, 1> warpgroup_plan(const Cuda& cuda, const Projection<bfloat16, std::uint16_t>& projection,
+                                      const FragmentPlan<steps, 1>& plan);
+/// The same codes from such fragments.
+template <int steps>
+void project_by_warpgroups(Cuda& cuda, const Projection<bfloat16, std::uint16_t>& projection,
+                           const FragmentPlan<steps, 1>& plan, const Fragment* fragments, bool is_aligned);
 
 }  // namespace tern::kernels
