@@ -18,7 +18,6 @@ struct BucketGather {
   Accumulate<T> scale;       ///< of the sums
   /// With data: rows of out are scaled to length one, and this is what they had before.
   Heads<Accumulate<T>> norm;
-  int hashes;  ///< that the lists come from
 };
 
 /// Any type and width; rows come through the second-level cache.
@@ -30,12 +29,5 @@ void gather_rows(Cuda& cuda, const BucketGather<T, Id>& work);
 int resident_parts(const Cuda& cuda, const BucketGather<bfloat16, std::uint16_t>& work);
 /// `parts`: as resident_parts() gave it.
 void gather_resident(Cuda& cuda, const BucketGather<bfloat16, std::uint16_t>& work, int parts);
-
-/// Rows pass through shared memory in stages, where that moves fewer bytes than fetching each one.
-template <class Id>
-void gather_staged(Cuda& cuda, const BucketGather<bfloat16, Id>& work);
-/// Whether it serves this call.
-template <class Id>
-bool fits_stages(const Cuda& cuda, const BucketGather<bfloat16, Id>& work);
 
 }  // namespace tern::kernels

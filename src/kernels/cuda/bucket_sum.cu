@@ -21,12 +21,6 @@ void gather(Cuda& cuda, const BucketGather<T, Id>& work) {
       return gather_resident(cuda, work, parts);
     }
   }
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    if (fits_stages(cuda, work)) {
-      log_path("YOSO's sampled form", work.out.width, "rows through stages in shared memory");
-      return gather_staged(cuda, work);
-    }
-  }
   const char* const type = sizeof(T) == 2 ? "bfloat16" : sizeof(T) == 4 ? "float32" : "float64";
   log_path("YOSO's sampled form", work.out.width, "rows through the second-level cache", type);
   gather_rows(cuda, work);
@@ -55,8 +49,7 @@ void sum_buckets(Cuda& cuda, const Sequences& sequences, HashShape shape, const 
     }
     gather<T, Id>(
         cuda, {sequences, collisions.lists, partners, summed.data(), summed_rows, heads_from(out, head, heads),
-               Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes), heads_from(norm, head, heads),
-               shape.hashes});
+               Accumulate<T>{1} / static_cast<Accumulate<T>>(shape.hashes), heads_from(norm, head, heads)});
   }
 }
 

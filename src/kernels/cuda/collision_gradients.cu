@@ -95,13 +95,6 @@ class GradientGroups {
                                                 own_is_query, stream_, crowded_.data()});
   }
 
-  void visit(const PartnerVisits<T, Id>& visits) {
-    if constexpr (std::is_same_v<T, bfloat16>) {
-      if (fits_resident_partners(cuda_, visits)) return visit_partners_resident(cuda_, visits);
-    }
-    visit_partners(cuda_, visits);
-  }
-
   void match(int first, int heads) {
     const std::int64_t of_head = shape_.hashes * sequences_.tokens, skipped = first * of_head;
     if (o_.q_codes != nullptr) return finder_.match(o_.q_codes + skipped, o_.k_codes + skipped, heads);
@@ -134,7 +127,7 @@ class GradientGroups {
       add_crowded(side.cuda(), of_queries(rows, first, heads), first, true);
       finder_.link_queries();
     }
-    visit(of_queries(rows, first, heads));
+    visit_partners(cuda_, of_queries(rows, first, heads));
     PartnerVisits<T, Id> keys = of_keys(rows, first, heads);
     const Scratch<T> summed(cuda_, heads * keys.summed_rows * o_.q.width);
     keys.summed = summed.data();
@@ -144,7 +137,7 @@ class GradientGroups {
       sum_crowded_rows(side.cuda(), sequences_, keys.collisions, keys.partner_y, summed.data());
       finder_.link_keys();
     }
-    visit(keys);
+    visit_partners(cuda_, keys);
   }
 
   PartnerVisits<T, Id> of_queries(const Rows& rows, int first, int heads) const {

@@ -40,12 +40,4 @@ void visit_partner_tiles(Cuda& cuda, const PartnerVisits<bfloat16, Id>& visits);
 template <class Id>
 bool fits_partner_tiles(const PartnerVisits<bfloat16, Id>& visits);
 
-/// The same for rows whose width tensor cores take, in sequences so short that passing all partners of a
-/// sequence through shared memory moves fewer bytes than fetching each one where it is met.
-template <class Id>
-void visit_partners_resident(Cuda& cuda, const PartnerVisits<bfloat16, Id>& visits);
-/// Whether it serves this call.
-template <class Id>
-bool fits_resident_partners(const Cuda& cuda, const PartnerVisits<bfloat16, Id>& visits);
-
 }  // namespace tern::kernels
