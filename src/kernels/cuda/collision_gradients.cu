@@ -133,8 +133,8 @@ class GradientGroups {
     keys.summed = summed.data();
     {
       SideWork side(cuda_);
-      add_crowded(side.cuda(), keys, first, false);
       sum_crowded_rows(side.cuda(), sequences_, keys.collisions, keys.partner_y, summed.data());
+      add_crowded(side.cuda(), keys, first, false);
       finder_.link_keys();
     }
     visit_partners(cuda_, keys);
