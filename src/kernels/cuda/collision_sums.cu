@@ -1,150 +1,165 @@
-// Sums of the rows of crowded buckets. A warp takes a bucket; long ones are cut into parts, which a second
-// kernel sums and a third one joins. Deterministic: fixed order of additions. Cost: width for each row of a
-// bucket.
+// Sums of the rows of crowded buckets. A warp takes a bucket, a block one of many rows. Where sequences, and
+// with them buckets, may be longer still, these are cut into parts, which a second kernel sums and a third one
+// joins. Deterministic: fixed order of additions. Cost: width for each row of a bucket.
 #include <bit>
 
-#include "kernels/cuda/block.cuh"
-#include "kernels/cuda/collision_crowded.h"
+#include "kernels/cuda/collision_sums.cuh"
 #include "kernels/cuda/heads.cuh"
-#include "kernels/cuda/ragged.cuh"
 
 namespace tern::kernels {
 namespace {
 
-constexpr int threads = 256;
-constexpr int part_rows = 128;  // short chains of additions keep rounding errors small
+using namespace crowded;
 
-/// Buckets that were cut, and their parts; the order of the entries is of no importance.
-struct Cuts {
-  CrowdedBucket* bucket;  ///< [capacity]
-  uint2* part;            ///< [capacity] number of the bucket, number of the part
-  std::uint32_t* count;   ///< buckets, parts
-};
+constexpr int threads = 256, warps = threads / warp_lanes;
+constexpr int blocks_of_multiprocessor = 3;  // as many as registers allow
+constexpr int most_alone = 16384;            // rows of a bucket that one block sums
 
+/// A warp's bucket of few rows.
+template <int items, class T, class Id>
+__device__ __forceinline__ void sum_alone(const CrowdedSums<T, Id>& p, const BucketRows<T, Id>& rows,
+                                          int lanes) {
+  sum_rows<items>(p, rows, rows.id, 0, rows.bucket.partner_count, lanes,
+                  [&](int column, const Accumulate<T>(&sum)[items]) {
+                    Pack<T, items> pack;
+#pragma unroll
+                    for (int u = 0; u < items; ++u) pack.item[u] = from_accumulate<T>(sum[u]);
+                    store_pack(p.sum_row(rows.bucket) + column, pack);
+                  });
+}
+
+/// A block's bucket: its warps take turns at the parts, and what they found is added in their order.
+template <int items, class T, class Id>
+__device__ void sum_together(const CrowdedSums<T, Id>& p, const CrowdedBucket& bucket, int lanes) {
+  using A = Accumulate<T>;
+  __shared__ A shared[warps][warp_lanes * items];
+  const int warp = static_cast<int>(threadIdx.x) / warp_lanes,
+            lane = static_cast<int>(threadIdx.x) % warp_lanes;
+  const BucketRows<T, Id> rows(p, bucket);
+  const std::uint32_t parts = parts_of(bucket);
+#pragma unroll 1
+  for (int start = 0; start < p.value.width; start += lanes * items) {
+    LaneSum<items, T, Id> sum{p, lanes, start + lane % lanes * items, {}};
+    A total[items] = {};
+#pragma unroll 1
+    for (std::uint32_t part = warp; part < parts; part += warps) {
+      const std::uint32_t first = part * sum_part_rows,
+                          end = part + 1 == parts ? bucket.partner_count : first + sum_part_rows;
+      sum.run(rows, rows.load_id(p, first, end), first, end);
+#pragma unroll
+      for (int u = 0; u < items; ++u) total[u] += sum.sum[u];
+    }
+#pragma unroll
+    for (int u = 0; u < items; ++u)
+      if (lane < lanes) shared[warp][lane * items + u] = total[u];
+    __syncthreads();
+    const int place = static_cast<int>(threadIdx.x), column = start + place;
+    if (place < lanes * items && column < p.value.width) {
+      A all{};
+      for (int w = 0; w < warps; ++w) all += shared[w][place];
+      p.sum_row(bucket)[column] = from_accumulate<T>(all);
+    }
+    __syncthreads();
+  }
+}
+
+/// Puts a bucket and its parts among those that were cut, by one warp.
 template <class T, class Id>
-struct CrowdedSums {
-  Sequences sequences;
-  Collisions<Id> collisions;
-  Heads<const T> value;
-  T* summed;
-  Accumulate<T>* partial;  ///< [lists][tokens / part_rows + 1][width]
-  Cuts cuts;
-
-  __device__ __forceinline__ int head(const CrowdedBucket& bucket) const {
-    return bucket.list / collisions.hashes;
+__device__ __forceinline__ void cut_bucket(const CrowdedSums<T, Id>& p, const CrowdedBucket& bucket) {
+  const std::uint32_t lane = threadIdx.x % warp_lanes, parts = parts_of(bucket);
+  std::uint32_t slot = 0, first = 0;
+  if (lane == 0) {
+    slot = atomicAdd(p.cuts.count, 1u);
+    first = atomicAdd(p.cuts.count + 1, parts);
+    p.cuts.bucket[slot] = bucket;
   }
-  __device__ __forceinline__ std::int64_t first_place(const CrowdedBucket& bucket) const {
-    return sequences.offsets[bucket.sequence] + static_cast<std::int64_t>(bucket.partner_first);
-  }
-  __device__ __forceinline__ T* sum_row(const CrowdedBucket& bucket) const {
-    const std::int64_t row = summed_row(value.tokens, bucket.list % collisions.hashes, first_place(bucket)),
-                       rows = collisions.hashes * summed_rows_of_hash(value.tokens);
-    return summed + (head(bucket) * rows + row) * value.width;
-  }
-  /// Parts start at least part_rows apart, which gives each a row of its own.
-  __device__ __forceinline__ Accumulate<T>* partial_row(const CrowdedBucket& bucket, std::uint32_t part) const {
-    const std::int64_t place = first_place(bucket) + static_cast<std::int64_t>(part) * part_rows;
-    return partial + (bucket.list * (value.tokens / part_rows + 1) + place / part_rows) * value.width;
-  }
-};
-
-/// The last part has up to twice as many rows less one.
-__device__ __forceinline__ std::uint32_t parts_of(const CrowdedBucket& bucket) {
-  return max(1u, bucket.partner_count / part_rows);
+  slot = __shfl_sync(0xFFFFFFFFu, slot, 0);
+  first = __shfl_sync(0xFFFFFFFFu, first, 0);
+  for (std::uint32_t i = lane; i < parts; i += warp_lanes) p.cuts.part[first + i] = {slot, i};
 }
 
-/// Sum of `count` rows that begin at place `first` of a bucket: `lanes` neighbouring lanes share a row, `items`
-/// columns each, from `column` on. Valid in all lanes.
+/// Buckets start, start + gridDim.x, .. of a segment, whose warps take turns at them; returns whether this warp
+/// met one of many rows and left it to the block. What leads to the rows of a bucket is fetched while earlier
+/// ones are worked off, for the first two before it is known whether they exist.
+template <int items, bool is_cut, class T, class Id>
+__device__ __forceinline__ bool sum_segment(const CrowdedSums<T, Id>& p, int segment, std::uint32_t start,
+                                            std::uint32_t& count, int lanes) {
+  using Rows = BucketRows<T, Id>;
+  const CrowdedBuckets& crowded = p.collisions.crowded;
+  const std::uint32_t step = gridDim.x * warps;
+  std::uint32_t i = start + threadIdx.x / warp_lanes * gridDim.x;
+  const std::uint32_t word = Rows::load_word(crowded, segment, i);
+  std::uint32_t next_word = Rows::load_word(crowded, segment, i + step);
+  count = Rows::count_of(word);
+  if (i >= count) return false;
+  bool has_many = false;
+  Rows rows(p, word);
+#pragma unroll 1
+  while (i < count) {
+    i += step;
+    Rows next;
+    if (i < count) {
+      next = Rows(p, next_word);
+      next_word = Rows::load_word(crowded, segment, i + step);
+    }
+    if (parts_of(rows.bucket) == 1)
+      sum_alone<items>(p, rows, lanes);
+    else if (is_cut)
+      cut_bucket(p, rows.bucket);
+    else
+      has_many = true;
+    rows = next;
+  }
+  return has_many;
+}
+
+/// The block's buckets of many rows in a segment.
 template <int items, class T, class Id>
-__device__ void sum_rows(const CrowdedSums<T, Id>& p, const CrowdedBucket& bucket, std::uint32_t first,
-                         std::uint32_t count, int lanes, int column, Accumulate<T> (&sum)[items]) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, together = warp_lanes / lanes;
-  const int begin = p.sequences.offsets[bucket.sequence];
-  const Id* order =
-      p.collisions.partner_order + bucket.list * p.value.tokens + begin + bucket.partner_first + first;
-  const T* rows = row_of(p.value, begin, p.head(bucket)) + column;
-#pragma unroll
-  for (int u = 0; u < items; ++u) sum[u] = {};
-  for (std::uint32_t base = 0; base < count; base += warp_lanes) {
-    const auto left = static_cast<int>(min(count - base, std::uint32_t{warp_lanes}));
-    const std::uint32_t id = lane < left ? std::uint32_t{order[base + lane]} : 0;
-#pragma unroll 8
-    for (int i = 0; i < left; i += together) {
-      const int from = i + lane / lanes;
-      const std::uint32_t row = __shfl_sync(0xFFFFFFFFu, id, from % warp_lanes);
-      Pack<T, items> pack{};
-      if (from < left && column < p.value.width)
-        pack = load_pack<items>(rows + static_cast<std::int64_t>(row) * p.value.token_stride);
-#pragma unroll
-      for (int u = 0; u < items; ++u) sum[u] += to_accumulate(pack.item[u]);
+__device__ void sum_long_buckets(const CrowdedSums<T, Id>& p, int segment, std::uint32_t start,
+                                 std::uint32_t count, int lanes) {
+  const CrowdedBucket* buckets = p.collisions.crowded.buckets + segment * p.collisions.crowded.capacity;
+#pragma unroll 1
+  for (; start < count; start += gridDim.x * warp_lanes) {
+    const std::uint32_t i = start + threadIdx.x % warp_lanes * gridDim.x;
+    const bool has_many = i < count && parts_of(buckets[i]) > 1;
+    for (std::uint32_t left = __ballot_sync(0xFFFFFFFFu, has_many); left != 0; left &= left - 1) {
+      const auto turn = static_cast<std::uint32_t>(__ffs(static_cast<int>(left)) - 1);
+      sum_together<items>(p, buckets[start + turn * gridDim.x], lanes);
     }
   }
-  for (int step = lanes; step < warp_lanes; step *= 2) {
-#pragma unroll
-    for (int u = 0; u < items; ++u) sum[u] += __shfl_xor_sync(0xFFFFFFFFu, sum[u], step);
-  }
 }
 
-/// Calls visit(bucket) for all crowded buckets, each in one warp.
-template <class Visit>
-__device__ __forceinline__ void visit_buckets(const CrowdedBuckets& crowded, const Visit& visit) {
-  const auto warps = static_cast<std::uint32_t>(grid_threads() / warp_lanes);
-  auto next = static_cast<std::uint32_t>(thread_index() / warp_lanes);
+template <int items, bool is_cut, class T, class Id>
+__global__ void __launch_bounds__(threads, blocks_of_multiprocessor)
+    sum_buckets(CrowdedSums<T, Id> p, int lanes) {
+  const CrowdedBuckets& crowded = p.collisions.crowded;
+  if (crowded.capacity == 0) return;
+  std::uint32_t start = blockIdx.x;
+#pragma unroll 1
   for (int segment = 0; segment < crowded.segments; ++segment) {
-    const std::uint32_t count = crowded.count[segment];
-    for (; next < count; next += warps) visit(crowded.buckets[segment * crowded.capacity + next]);
-    next -= count;
+    std::uint32_t count = 0;
+    const bool has_many = sum_segment<items, is_cut>(p, segment, start, count, lanes);
+    if (!is_cut && __syncthreads_or(has_many)) sum_long_buckets<items>(p, segment, start, count, lanes);
+    start = (start + gridDim.x - count % gridDim.x) % gridDim.x;  // goes on where the segment ended
   }
 }
 
 template <int items, class T, class Id>
-__global__ void __launch_bounds__(threads) sum_buckets(CrowdedSums<T, Id> p, int lanes) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  visit_buckets(p.collisions.crowded, [&](const CrowdedBucket& bucket) {
-    const std::uint32_t parts = parts_of(bucket);
-    if (parts > 1) {
-      std::uint32_t slot = 0, first = 0;
-      if (lane == 0) {
-        slot = atomicAdd(p.cuts.count, 1u);
-        first = atomicAdd(p.cuts.count + 1, parts);
-        p.cuts.bucket[slot] = bucket;
-      }
-      slot = __shfl_sync(0xFFFFFFFFu, slot, 0);
-      first = __shfl_sync(0xFFFFFFFFu, first, 0);
-      for (std::uint32_t i = lane; i < parts; i += warp_lanes) p.cuts.part[first + i] = {slot, i};
-      return;
-    }
-    for (int start = 0; start < p.value.width; start += lanes * items) {
-      const int column = start + lane % lanes * items;
-      Accumulate<T> sum[items];
-      sum_rows<items>(p, bucket, 0, bucket.partner_count, lanes, column, sum);
-      if (lane >= lanes || column >= p.value.width) continue;
-      Pack<T, items> pack;
-#pragma unroll
-      for (int u = 0; u < items; ++u) pack.item[u] = from_accumulate<T>(sum[u]);
-      store_pack(p.sum_row(bucket) + column, pack);
-    }
-  });
-}
-
-template <int items, class T, class Id>
-__global__ void __launch_bounds__(threads) sum_parts(CrowdedSums<T, Id> p, int lanes) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
+__global__ void __launch_bounds__(threads, blocks_of_multiprocessor)
+    sum_parts(CrowdedSums<T, Id> p, int lanes) {
   const std::uint32_t count = p.cuts.count[1];
   for (auto i = static_cast<std::uint32_t>(thread_index() / warp_lanes); i < count;
        i += static_cast<std::uint32_t>(grid_threads() / warp_lanes)) {
     const uint2 cut = p.cuts.part[i];
-    const CrowdedBucket bucket = p.cuts.bucket[cut.x];
-    const std::uint32_t first = cut.y * part_rows,
-                        rows = cut.y + 1 == parts_of(bucket) ? bucket.partner_count - first : part_rows;
-    for (int start = 0; start < p.value.width; start += lanes * items) {
-      const int column = start + lane % lanes * items;
-      Accumulate<T> sum[items];
-      sum_rows<items>(p, bucket, first, rows, lanes, column, sum);
-      if (lane >= lanes || column >= p.value.width) continue;
+    const BucketRows<T, Id> rows(p, p.cuts.bucket[cut.x]);
+    const CrowdedBucket& bucket = rows.bucket;
+    const std::uint32_t first = cut.y * sum_part_rows,
+                        end = cut.y + 1 == parts_of(bucket) ? bucket.partner_count : first + sum_part_rows;
+    sum_rows<items>(p, rows, rows.load_id(p, first, end), first, end, lanes,
+                    [&](int column, const Accumulate<T>(&sum)[items]) {
 #pragma unroll
-      for (int u = 0; u < items; ++u) p.partial_row(bucket, cut.y)[column + u] = sum[u];
-    }
+                      for (int u = 0; u < items; ++u) p.partial_row(bucket, cut.y)[column + u] = sum[u];
+                    });
   }
 }
 
@@ -152,7 +167,6 @@ __global__ void __launch_bounds__(threads) sum_parts(CrowdedSums<T, Id> p, int l
 template <class T, class Id>
 __global__ void __launch_bounds__(threads) join_parts(CrowdedSums<T, Id> p) {
   using A = Accumulate<T>;
-  constexpr int warps = threads / warp_lanes;
   __shared__ A shared[warps][warp_lanes];
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
             warp = static_cast<int>(threadIdx.x) / warp_lanes;
@@ -181,10 +195,13 @@ template <int items, class T, class Id>
 void launch_sums(Cuda& cuda, const CrowdedSums<T, Id>& p) {
   const auto needed = static_cast<unsigned>((p.value.width + items - 1) / items);
   const int lanes = static_cast<int>(std::min(std::bit_ceil(needed), unsigned{warp_lanes}));
-  const auto blocks = static_cast<unsigned>(cuda.multiprocessors) * 8;
-  sum_buckets<items><<<blocks, threads, 0, cuda.stream>>>(p, lanes);
+  const auto blocks = static_cast<unsigned>(cuda.multiprocessors) * blocks_of_multiprocessor;
+  if (p.sequences.longest <= most_alone) {
+    sum_buckets<items, false><<<blocks, threads, 0, cuda.stream>>>(p, lanes);
+    return check_launch("sum_crowded_rows: sum_buckets");
+  }
+  sum_buckets<items, true><<<blocks, threads, 0, cuda.stream>>>(p, lanes);
   check_launch("sum_crowded_rows: sum_buckets");
-  if (p.sequences.longest < 2 * part_rows) return;
   sum_parts<items><<<blocks, threads, 0, cuda.stream>>>(p, lanes);
   check_launch("sum_crowded_rows: sum_parts");
   join_parts<<<blocks, threads, 0, cuda.stream>>>(p);
@@ -197,9 +214,9 @@ template <class T, class Id>
 void sum_crowded_rows(Cuda& cuda, const Sequences& sequences, const Collisions<Id>& collisions,
                       Heads<const T> partner_value, T* summed) {
   const std::int64_t lists = static_cast<std::int64_t>(collisions.heads) * collisions.hashes,
-                     cuts = sequences.longest < 2 * part_rows
+                     cuts = sequences.longest <= most_alone
                                 ? 0
-                                : lists * (sequences.tokens / part_rows + 1);  // of all lists, at most
+                                : lists * (sequences.tokens / sum_part_rows + 1);  // of all lists, at most
   const Scratch<Accumulate<T>> partial(cuda, cuts * partner_value.width);
   const Scratch<CrowdedBucket> buckets(cuda, cuts);
   const Scratch<uint2> parts(cuda, cuts);
