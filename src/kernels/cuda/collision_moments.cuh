@@ -188,26 +188,28 @@ struct MomentProducts {
         add_product(sum[2 * n + 1], a, b[2], b[3]);
       }
     }
+    if (in_order)
+      add_to_sums<true>(sum, ids, column);
+    else
+      add_to_sums<false>(sum, ids, column);
+  }
+
+  template <bool alone>
+  __device__ __forceinline__ void add_to_sums(const float (&sum)[Shape::block / 8][4], const std::uint32_t* ids,
+                                              int column) const {
+    const auto row = [&](int i) -> float* {
+      const std::uint32_t id = ids[16 * warp() + i];
+      if (id == ~0u) return nullptr;
+      const std::int64_t token = begin + static_cast<std::int64_t>(id);
+      return p.sums + (head * p.own_x.tokens + token) * p.own_x.width + column + RowPair::first_column();
+    };
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::uint32_t id = ids[16 * warp() + lane() / 4 + 8 * half];
-      if (id == ~0u) continue;
-      const std::int64_t token = begin + static_cast<std::int64_t>(id);
-      float* to = p.sums + (head * p.own_x.tokens + token) * p.own_x.width;
+      const int first = 8 * half + lane() / 8 * 2;
+      const RowPair rows{row(first), row(first + 1)};
 #pragma unroll
-      for (int q = 0; q < Shape::block / 32; ++q) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int at = column + output_column(4 * q, lane() % 4, e), s = 2 * half + e;
-          if (at >= p.own_x.width) continue;
-          const float(&first)[4] = sum[4 * q], (&second)[4] = sum[4 * q + 1];
-          const float(&third)[4] = sum[4 * q + 2], (&fourth)[4] = sum[4 * q + 3];
-          if (in_order)
-            add_columns_alone(to + at, first[s], second[s], third[s], fourth[s]);
-          else
-            add_columns(to + at, first[s], second[s], third[s], fourth[s]);
-        }
-      }
+      for (int q = 0; q < Shape::block / 32; ++q)
+        rows.template add<alone>(sum, q, 2 * half, p.own_x.width - column);
     }
   }
 };

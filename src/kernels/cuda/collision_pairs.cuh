@@ -3,29 +3,55 @@
 // where both operands agree, and so is the order of output columns.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/collision_runs.cuh"
 #include "kernels/cuda/collision_weight.cuh"
 #include "kernels/cuda/warp_products.cuh"
 
 namespace tern::kernels::crowded {
 
-/// Adds four neighbouring columns of a sum that other warps may add to at the same time.
-__device__ __forceinline__ void add_columns(float* to, float a, float b, float c, float d) {
+/// Adds four neighbouring columns of a sum, `alone` if no other warp may add to them at the same time.
+template <bool alone>
+__device__ __forceinline__ void add_columns(float* to, const float (&sum)[4]) {
+  const auto target = reinterpret_cast<float4*>(to);
+  if constexpr (alone) {
+    const float4 old = *target;
+    *target = make_float4(old.x + sum[0], old.y + sum[1], old.z + sum[2], old.w + sum[3]);
+    return;
+  }
 #if __CUDA_ARCH__ >= 900
-  atomicAdd(reinterpret_cast<float4*>(to), make_float4(a, b, c, d));
+  atomicAdd(target, make_float4(sum[0], sum[1], sum[2], sum[3]));
 #else
-  atomicAdd(to, a);
-  atomicAdd(to + 1, b);
-  atomicAdd(to + 2, c);
-  atomicAdd(to + 3, d);
+#pragma unroll
+  for (int v = 0; v < 4; ++v) atomicAdd(to + v, sum[v]);
 #endif
 }
-/// The same where nobody else adds now.
-__device__ __forceinline__ void add_columns_alone(float* to, float a, float b, float c, float d) {
-  const auto target = reinterpret_cast<float4*>(to);
-  const float4 old = *target;
-  *target = make_float4(old.x + a, old.y + b, old.z + c, old.w + d);
-}
+
+/// Where a lane adds to rows 2 i and 2 i + 1 of a tile, of which it holds row g: null where there is no row.
+struct RowPair {
+  float *even, *odd;  ///< from column first_column() on
+
+  __device__ __forceinline__ static bool is_odd() { return threadIdx.x / 4 % 2 == 1; }
+  __device__ __forceinline__ static int first_column() { return (is_odd() ? 16 : 0) + threadIdx.x % 4 * 4; }
+
+  /// Adds a lane's elements of tiles 4 q .. 4 q + 3 (output_column) at u and u + 1, to columns 32 q + ..
+  /// Lanes exchange half of them first, so that eight add a whole line of 128 bytes at once.
+  template <bool alone, int tiles>
+  __device__ __forceinline__ void add(const float (&sum)[tiles][4], int q, int u, int width) const {
+    float even_sum[4], odd_sum[4];
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+      const float low = sum[4 * q + v][u], high = sum[4 * q + v][u + 1];
+      const float other = __shfl_xor_sync(0xFFFFFFFFu, is_odd() ? low : high, 4);
+      even_sum[v] = is_odd() ? other : low;
+      odd_sum[v] = is_odd() ? high : other;
+    }
+    if (32 * q + first_column() >= width) return;
+    if (even != nullptr) add_columns<alone>(even + 32 * q, even_sum);
+    if (odd != nullptr) add_columns<alone>(odd + 32 * q, odd_sum);
+  }
+};
 
 /// Column of element 2t + e of output tile j (warp_products.cuh): a lane's elements of four tiles are four
 /// neighbouring columns, and those of four lanes 64 bytes.
@@ -248,25 +274,28 @@ struct PairProducts {
   template <int tiles>
   __device__ __forceinline__ void add_to_sums(const float (&sum)[tiles][width / 8][4],
                                               const std::uint32_t (&own_id)[2 * tiles], int own_count) const {
-    const int g = lane() / 4, first_column = lane() % 4 * 4, columns = p.own_x.width - first_column;
-    float* sums = p.sums + (head * p.own_x.tokens + begin) * p.own_x.width + first_column;
-    float* to[2 * tiles];
+    float* sums = p.sums + (head * p.own_x.tokens + begin) * p.own_x.width + RowPair::first_column();
+    RowPair rows[2 * tiles];
 #pragma unroll
-    for (int m = 0; m < 2 * tiles; ++m)
-      to[m] = sums + std::uint64_t{own_id[m]} * static_cast<std::uint32_t>(p.own_x.width);
-    const auto add = [&](const auto& add_row) {
+    for (int m = 0; m < 2 * tiles; ++m) {
+      const auto row = [&](int odd) -> float* {
+        const std::uint32_t id = __shfl_sync(0xFFFFFFFFu, own_id[m], lane() / 8 * 8 + 4 * odd);
+        if (8 * m + lane() / 8 * 2 + odd >= own_count) return nullptr;
+        return sums + std::uint64_t{id} * static_cast<std::uint32_t>(p.own_x.width);
+      };
+      rows[m] = {row(0), row(1)};
+    }
+    const auto add = [&](auto alone) {
 #pragma unroll
-      for (int i = 0; i < tiles * width / 8; ++i) {
-        const int m = i / (width / 16), q = i / 2 % (width / 32), e = i % 2, u = m % 2 * 2 + e, j = 4 * q;
-        const auto& s = sum[m / 2];
-        if (8 * m + g < own_count && output_column(j, 0, e) < columns)
-          add_row(to[m] + output_column(j, 0, e), s[j][u], s[j + 1][u], s[j + 2][u], s[j + 3][u]);
+      for (int i = 0; i < tiles * width / 16; ++i) {
+        const int m = i / (width / 32), q = i % (width / 32);
+        rows[m].template add<alone>(sum[m / 2], q, m % 2 * 2, p.own_x.width);
       }
     };
     if (in_order)
-      add([](float* at, float a, float b, float c, float d) { add_columns_alone(at, a, b, c, d); });
+      add(std::true_type{});
     else
-      add([](float* at, float a, float b, float c, float d) { add_columns(at, a, b, c, d); });
+      add(std::false_type{});
   }
 };
 
