@@ -194,10 +194,11 @@ TEST(BernoulliSample, groups_of_heads_are_those_of_the_cpu) {
       expect_cuda_as_cpu({12000, 12000, 11000, 12000, 12000}, {HashFamily::gaussian, 32, 12}, rows, gradient);
 }
 
-/// Buckets of more rows than a warp has lanes, in sequences of every length that shared memory is laid out for.
+/// Buckets of more rows than a warp has lanes, in sequences of every length that shared memory is laid out for,
+/// and a longer one.
 TEST(BernoulliSample, wide_buckets_are_those_of_the_cpu) {
   if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
-  for (const int length : {1000, 2049, 4096, 8192, 16384})
+  for (const int length : {1000, 2049, 4096, 8192, 16384, 20000})  // the last cuts buckets for their sums
     for (const int bits : {2, 6})
       expect_cuda_as_cpu({length, 77}, {HashFamily::gaussian, 2, bits}, BernoulliRows::given, surrogate);
 }
