@@ -25,8 +25,7 @@ struct MomentTiles {
   std::uint32_t id[3][Shape::rows];  ///< of the rows of a stage; ~0 where there is none
   bfloat16 y[2][Shape::rows * Shape::y_stride];
   bfloat16 x[2][Shape::rows * Shape::x_stride];
-  bfloat16 moment[width * Shape::x_stride];  ///< [y column][place]: column
-                                             ///< output_column(j, t, e) at 8 j + 2t + e
+  bfloat16 moment[width * Shape::x_stride];  ///< [y column][x column of the block]
 };
 
 template <int width, class Id>
@@ -160,15 +159,11 @@ struct MomentProducts {
     }
   }
 
-  __device__ __forceinline__ void keep(int y, int x, float value) const {
-    const int j = x / 32 * 4 + x % 4, place = 8 * j + x % 16 / 4 * 2 + x % 32 / 16;
-    tiles.moment[y * Shape::x_stride + place] = from_accumulate<bfloat16>(value);
+  __device__ __forceinline__ void keep(int y, int x, float first, float second) const {
+    *reinterpret_cast<std::uint32_t*>(tiles.moment + y * Shape::x_stride + x) = pack_pair(first, second);
   }
   __device__ __forceinline__ void keep(const Moment& moment) const {
-    for_each(moment, [&](int y, int x, float first, float second) {
-      keep(y, x, first);
-      keep(y, x + 1, second);
-    });
+    for_each(moment, [&](int y, int x, float first, float second) { keep(y, x, first, second); });
   }
 
   /// Adds y_i M to the sums of up to 16 rows for each warp.

@@ -7,9 +7,10 @@
 namespace tern::kernels::crowded {
 
 /// A piece of pairs as its warp meets it.
-template <int width, bool is_exact, class Id>
+template <class Tiles, class Id>
 struct PairPiece {
-  using Pairs = PairProducts<width, is_exact, Id>;
+  using Pairs = PairProducts<Tiles, Id>;
+  static constexpr bool is_exact = Tiles::is_exact;
   const ProductWork<Id>& w;
   CrowdedBucket bucket;
   std::uint32_t number;
@@ -53,19 +54,23 @@ struct PairPiece {
     return Pairs::ids_of(own(), partners());
   }
 
-  __device__ __forceinline__ void run(const typename Pairs::Ids& ids) const {
-    const Pairs pairs{w.p, begin, bucket.list / w.p.collisions.hashes, 1, w.plan.in_order};
+  __device__ __forceinline__ void run(Tiles& memory, const typename Pairs::Ids& ids) const {
+    const Pairs pairs{w.p, memory, begin, bucket.list / w.p.collisions.hashes, 1, w.plan.in_order};
     if constexpr (is_exact) {
-      if (takes_windows(w.p, bucket)) return run_windows();
+      if (takes_windows(w.p, bucket)) return run_windows(memory);
     }
     pairs.run(static_cast<int>(own().count), partners(), ids);
   }
 
  private:
-  __device__ void run_windows() const {
+  __device__ void run_windows(Tiles& memory) const {
     const BucketSides rows = sides_of(w.p, bucket);
-    const Pairs pairs{w.p, begin, bucket.list / w.p.collisions.hashes,
-                      static_cast<float>(rows.keys) / static_cast<float>(window_keys), w.plan.in_order};
+    const Pairs pairs{w.p,
+                      memory,
+                      begin,
+                      bucket.list / w.p.collisions.hashes,
+                      static_cast<float>(rows.keys) / static_cast<float>(window_keys),
+                      w.plan.in_order};
     const bool is_alone = w.plan.in_order && !w.p.own_is_query, own_is_query = w.p.own_is_query;
     const std::uint32_t last = is_alone ? parts(rows.queries, window_queries) : number + 1;
     for (std::uint32_t i = number; i < last; ++i) {
@@ -87,9 +92,9 @@ struct PairPiece {
 };
 
 /// A light bucket as its warp meets it.
-template <int width, bool is_exact, class Id>
+template <class Tiles, class Id>
 struct LightBucket {
-  using Pairs = PairProducts<width, is_exact, Id>;
+  using Pairs = PairProducts<Tiles, Id>;
   static constexpr int bucket_words = sizeof(CrowdedBucket) / 4;
   RowRun<Id> own, partners;
   int list, begin;
@@ -121,19 +126,19 @@ struct LightBucket {
     partners = partner_run(w.p, bucket, begin, 0, bucket.partner_count);
     ids = Pairs::ids_of(own, partners);
   }
-  __device__ __forceinline__ void run(const ProductWork<Id>& w) const {
+  __device__ __forceinline__ void run(const ProductWork<Id>& w, Tiles& memory) const {
     if (own.count == 0) return;
-    const Pairs pairs{w.p, begin, list / w.p.collisions.hashes, 1, w.plan.in_order};
-    pairs.run_tile(static_cast<int>(own.count), partners, ids);
+    const Pairs pairs{w.p, memory, begin, list / w.p.collisions.hashes, 1, w.plan.in_order};
+    pairs.run(static_cast<int>(own.count), partners, ids);
   }
 };
 
 /// A warp works off the light ones of its buckets, which lie as far apart as there are warps: no lists, no
 /// atomic turns. What leads to the rows of a bucket is fetched while earlier ones are worked off, for the first
 /// two before it is known whether they exist. Block `block` of `blocks` that do this.
-template <int width, bool is_exact, class Id>
-__device__ void run_light_buckets(const ProductWork<Id>& w, unsigned block, unsigned blocks) {
-  using Bucket = LightBucket<width, is_exact, Id>;
+template <class Tiles, class Id>
+__device__ void run_light_buckets(const ProductWork<Id>& w, Tiles& memory, unsigned block, unsigned blocks) {
+  using Bucket = LightBucket<Tiles, Id>;
   const std::uint32_t warps = blockDim.x / warp_lanes, step = blocks * warps;
   std::uint32_t i = block * warps + threadIdx.x / warp_lanes;
   if (w.p.collisions.crowded.capacity == 0) return;
@@ -150,16 +155,16 @@ __device__ void run_light_buckets(const ProductWork<Id>& w, unsigned block, unsi
       next = Bucket(w, next_word);
       next_word = Bucket::load_word(w, i + step);
     }
-    bucket.run(w);
+    bucket.run(w, memory);
     bucket = next;
   }
 }
 
 /// Each warp takes piece after piece. What leads to the rows of a piece is fetched while earlier ones are
 /// worked off: its number first, then its bucket, then its ids.
-template <int width, bool is_exact, class Id>
-__device__ void run_pairs(const ProductWork<Id>& w) {
-  using Ahead = PairPiece<width, is_exact, Id>;
+template <class Tiles, class Id>
+__device__ void run_pairs(const ProductWork<Id>& w, Tiles& memory) {
+  using Ahead = PairPiece<Tiles, Id>;
   const std::uint32_t count = w.counts().pairs;
   if (count == 0) return;
   std::uint32_t* taken = &w.counts().pairs_taken;
@@ -179,7 +184,7 @@ __device__ void run_pairs(const ProductWork<Id>& w) {
     third = share(later);
     piece = piece_at(third);
     later = take();
-    Ahead(w, word).run(ids);
+    Ahead(w, word).run(memory, ids);
     word = next_word;
     next_word = third_word;
     ids = next_ids;

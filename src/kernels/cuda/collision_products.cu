@@ -82,14 +82,22 @@ __device__ void build_long_moments(const ProductWork<Id>& w, MomentTiles<width>&
   });
 }
 
+/// The calling warp's tiles.
+template <class Tiles>
+__device__ __forceinline__ Tiles& warp_share(unsigned char* shared) {
+  return reinterpret_cast<Tiles*>(shared)[threadIdx.x / warp_lanes];
+}
+
 /// Works off light buckets; the first blocks list the pieces of the others.
 template <int width, bool is_exact, class Id>
 __global__ void __launch_bounds__(threads, light_blocks<is_exact>(width)) run_light(ProductWork<Id> w) {
+  extern __shared__ __align__(16) unsigned char shared[];
   const unsigned planners = (gridDim.x + 3) / 4;
   if (blockIdx.x < planners)
-    plan_pieces<width, PairProducts<width, is_exact, Id>::own_rows>(w, blockIdx.x, planners);
+    plan_pieces<width, PieceTiles<width, is_exact>::own_rows>(w, blockIdx.x, planners);
   else
-    run_light_buckets<width, is_exact>(w, blockIdx.x - planners, gridDim.x - planners);
+    run_light_buckets(w, warp_share<LightTiles<width, is_exact>>(shared), blockIdx.x - planners,
+                      gridDim.x - planners);
 }
 
 template <int width, bool is_exact, class Id>
@@ -104,10 +112,10 @@ __global__ void __launch_bounds__(threads, blocks_of_width(width)) run_pieces(Pr
       if ((blockIdx.x + turn) % 2 == 0)
         run_moments(w, tiles);
       else
-        run_pairs<width, false>(w);
+        run_pairs(w, warp_share<PieceTiles<width, false>>(shared));
     }
   } else {
-    run_pairs<width, true>(w);
+    run_pairs(w, warp_share<PieceTiles<width, true>>(shared));
   }
 }
 
@@ -123,8 +131,10 @@ __global__ void __launch_bounds__(threads) apply_long_moments(ProductWork<Id> w)
     const std::uint32_t first = piece.part * part_rows, count = min(part_rows, bucket.own_count - first);
     for (int column = 0; column < w.p.own_x.width; column += Shape::block) {
       const float* from = w.plan.long_moments + std::int64_t{piece.slot} * width * width + column;
-      for (int i = static_cast<int>(threadIdx.x); i < width * Shape::block; i += threads)
-        products.keep(i / Shape::block, i % Shape::block, from[i / Shape::block * width + i % Shape::block]);
+      for (int i = 2 * static_cast<int>(threadIdx.x); i < width * Shape::block; i += 2 * threads) {
+        const int y = i / Shape::block, x = i % Shape::block;
+        products.keep(y, x, from[y * width + x], from[y * width + x + 1]);
+      }
       typename MomentProducts<width, Id>::Moment unused;
       products.run({{}, own_run(w.p, bucket, products.begin, first, count)}, column, unused);
     }
@@ -133,12 +143,17 @@ __global__ void __launch_bounds__(threads) apply_long_moments(ProductWork<Id> w)
 
 template <int width, bool is_exact, class Id>
 void launch_segment(Cuda& cuda, const ProductWork<Id>& w, bool has_long) {
-  constexpr int bytes = sizeof(MomentTiles<width>);
-  const auto first_blocks = static_cast<unsigned>(cuda.multiprocessors * light_blocks<is_exact>(width));
-  run_light<width, is_exact><<<first_blocks, threads, 0, cuda.stream>>>(w);
+  constexpr int warps = threads / warp_lanes, bytes = sizeof(MomentTiles<width>),
+                light_bytes = warps * sizeof(LightTiles<width, is_exact>),
+                piece_bytes = warps * sizeof(PieceTiles<width, is_exact>),
+                run_bytes = is_exact ? piece_bytes : std::max(piece_bytes, bytes);
+  const auto light = run_light<width, is_exact, Id>;
+  check_cuda(cudaFuncSetAttribute(light, cudaFuncAttributeMaxDynamicSharedMemorySize, light_bytes),
+             "add_crowded_pairs: shared memory");
+  light<<<static_cast<unsigned>(cuda.multiprocessors * light_blocks<is_exact>(width)), threads, light_bytes,
+          cuda.stream>>>(w);
   check_launch("add_crowded_pairs: run_light");
   const auto run = run_pieces<width, is_exact, Id>;
-  const int run_bytes = is_exact ? 0 : bytes;
   check_cuda(cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, run_bytes),
              "add_crowded_pairs: shared memory");
   const auto blocks = static_cast<unsigned>(cuda.multiprocessors * blocks_of_width(width));
