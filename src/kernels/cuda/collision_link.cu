@@ -73,9 +73,13 @@ struct RowRecords {
       if (once) break;
     }
   }
-  __device__ __forceinline__ std::uint32_t count(int u) const { return record[u] >> MatchRecord::shift; }
+  __device__ __forceinline__ std::uint32_t kind(int u) const { return record[u] >> MatchRecord::shift; }
+  __device__ __forceinline__ bool is_crowded(int u) const { return kind(u) == MatchRecord::crowded; }
+  /// Partners to list.
+  __device__ __forceinline__ std::uint32_t count(int u) const {
+    return kind(u) <= few_rows ? kind(u) : kind(u) % 4;
+  }
   __device__ __forceinline__ std::uint32_t low(int u) const { return record[u] & MatchRecord::low_bits; }
-  __device__ __forceinline__ bool is_crowded(int u) const { return count(u) == MatchRecord::crowded; }
 };
 
 __device__ __forceinline__ void clear(std::uint32_t* entries) {
@@ -92,8 +96,8 @@ __device__ __forceinline__ void write_sums(RowRecords<once>& own, std::uint32_t 
   });
 }
 
-/// The first entries of a thread's records, and of their parts in a second group, from `place` of the chunk on,
-/// as far as they lie in the chunk.
+/// From `place` of the chunk on, as far as they lie in it: of a thread's records the first entries, and a
+/// second one of pairs and of buckets that lie in two groups.
 template <bool once>
 __device__ __forceinline__ void stage(RowRecords<once>& own, std::uint32_t begin, int place,
                                       std::uint32_t* entries) {
@@ -101,12 +105,18 @@ __device__ __forceinline__ void stage(RowRecords<once>& own, std::uint32_t begin
     if (static_cast<std::uint32_t>(at) < staged) entries[at] = entry;
   };
   own.visit([&](int u, int hash) {
-    const int count = own.is_crowded(u) ? 0 : static_cast<int>(own.count(u));
-    const std::uint32_t entry =
-        own.low(u) + (count == 1 ? is_id : static_cast<std::uint32_t>(hash * own.tokens) + begin);
+    const bool is_pair = own.kind(u) == MatchRecord::pair;
+    const int count = is_pair ? 2 : own.is_crowded(u) ? 0 : static_cast<int>(own.kind(u));
+    const std::uint32_t low = is_pair ? own.low(u) & MatchRecord::place_mask : own.low(u),
+                        entry = low + (count == 1 || is_pair
+                                           ? is_id
+                                           : static_cast<std::uint32_t>(hash * own.tokens) + begin);
     if (count > 0) put(place, entry);
-    const int next = group - (place & (group - 1));  // entries in the group of `place`
-    if (next < count) put(place + next, entry + static_cast<std::uint32_t>(next));
+    const int left = group - (place & (group - 1));  // entries of the group of `place`
+    const int next = is_pair ? 1 : left;
+    if (next < count)
+      put(place + next,
+          is_pair ? is_id | own.low(u) >> MatchRecord::place_bits : entry + static_cast<std::uint32_t>(left));
     place += count;
   });
 }
@@ -192,6 +202,7 @@ __global__ void __launch_bounds__(threads, blocks_together)
     __syncthreads();
     clear(entries);
     __syncthreads();
+    if (once) own.load(own.first);  // again, as registers are few
     stage(own, begin, static_cast<int>(before.few() - chunk), entries);
     if (thread == 0 && left < staged) entries[left] = is_id;
     __syncthreads();

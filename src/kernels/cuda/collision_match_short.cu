@@ -12,6 +12,7 @@ using namespace matching;
 
 constexpr int most_threads = 1024, most_rows = 16 * most_threads;
 constexpr int most_bits = 14;  // four times a code fits half a word
+static_assert(most_rows <= 1 << MatchRecord::place_bits);
 
 __device__ __forceinline__ void clear(std::uint32_t* words, int count) {
   uint4* to = reinterpret_cast<uint4*>(words);
@@ -137,7 +138,10 @@ struct ThreadRows {
         std::uint32_t* word = table_word(memory, group * g + v);
         const CodeRanges ranges{word[-1], word[0]};
         const std::uint32_t first = ranges.start_of(!is_key), count = ranges.end_of(!is_key) - first;
-        pack.item[v] = MatchRecord::of(count, count == 1 ? partners[first] : first);
+        if (count == 2)
+          pack.item[v] = MatchRecord::of_pair(partners[first], partners[first + 1]);
+        else
+          pack.item[v] = MatchRecord::of(count, count == 1 ? partners[first] : first);
         if (counts_own && count > few_rows) atomicAdd(word, is_key ? one_key : one_query);
       }
       if (is_aligned && inside == group) {

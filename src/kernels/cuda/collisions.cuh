@@ -7,15 +7,21 @@
 
 namespace tern::kernels {
 
-/// What an own row meets in one hash, in one word: the upper four bits hold the number of partners up to
-/// few_rows, or `crowded`; the others a single partner's place in the sequence, else the bucket's place in the
-/// sorted order.
+/// What an own row meets in one hash, in one word. The upper four bits are its kind: the number of partners up
+/// to few_rows, `pair` or `crowded`. The others hold a single partner's place in the sequence, both places of a
+/// pair, the smaller one below, where they fit, else the bucket's place in the sorted order.
 struct MatchRecord {
-  static constexpr int shift = 28;
-  static constexpr std::uint32_t crowded = 15, low_bits = (1u << shift) - 1;
+  static constexpr int shift = 28, place_bits = 14;
+  static constexpr std::uint32_t low_bits = (1u << shift) - 1, place_mask = (1u << place_bits) - 1;
+  /// Their lower two bits are the numbers of partners to list.
+  static constexpr std::uint32_t pair = 10, crowded = 12;
+  static_assert(pair > few_rows && pair % 4 == 2 && crowded % 4 == 0);
 
   __device__ static __forceinline__ std::uint32_t of(std::uint32_t count, std::uint32_t place) {
     return (count > few_rows ? crowded : count) << shift | place;
+  }
+  __device__ static __forceinline__ std::uint32_t of_pair(std::uint32_t first, std::uint32_t second) {
+    return pair << shift | second << place_bits | first;
   }
 };
 
