@@ -10,22 +10,23 @@ namespace {
 
 using namespace matching;
 
-constexpr int most_threads = 1024, most_rows = 16 * most_threads;
+constexpr int most_rows = 16 * 1024;
 constexpr int most_bits = 14;  // four times a code fits half a word
 static_assert(most_rows <= 1 << MatchRecord::place_bits);
 
-__device__ __forceinline__ void clear(std::uint32_t* words, int count) {
-  uint4* to = reinterpret_cast<uint4*>(words);
-  for (int i = static_cast<int>(threadIdx.x); i < count / 4; i += static_cast<int>(blockDim.x)) to[i] = uint4{};
-  const int rest = count / 4 * 4 + static_cast<int>(threadIdx.x);
-  if (rest < count) words[rest] = 0;
+template <int warps>
+__device__ __forceinline__ void clear(const Memory<warps>& memory, int codes) {
+  uint4* to = reinterpret_cast<uint4*>(memory.counters);
+  for (int i = static_cast<int>(threadIdx.x); i < memory.cleared_words(codes) / 4; i += memory.threads)
+    to[i] = uint4{};
 }
 
 /// Exclusive sums of table[0 .. codes) in place; behind them the total. Halves never overflow.
-__device__ __forceinline__ void scan_table(const Memory& memory, int codes) {
+template <int warps>
+__device__ __forceinline__ void scan_table(const Memory<warps>& memory, int codes) {
   const int warp = static_cast<int>(threadIdx.x) / warp_lanes,
             lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  const WarpSteps steps(codes);
+  const WarpSteps<warps> steps(codes);
   uint4* words = reinterpret_cast<uint4*>(memory.table) + lane;
   std::uint32_t base = 0;
 #pragma unroll 2
@@ -54,24 +55,24 @@ __device__ __forceinline__ void scan_table(const Memory& memory, int codes) {
 }
 
 /// A thread's rows of one side: groups of neighbouring rows, a block's threads side by side.
-template <int rows, bool is_key>
+template <int rows, bool is_key, int warps>
 struct ThreadRows {
+  using Shared = Memory<warps>;
   static constexpr int group = 4;
   static_assert(most_bits + 2 <= 16);
   std::uint32_t offset[rows / 2];  ///< of the rows' codes in the table, in bytes, two a word
 
   static __device__ __forceinline__ int first_row(int g) {
-    return group * (g * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x));
+    return group * (g * Shared::threads + static_cast<int>(threadIdx.x));
   }
-  __device__ __forceinline__ std::uint32_t* table_word(const Memory& memory, int u) const {
+  __device__ __forceinline__ std::uint32_t* table_word(const Shared& memory, int u) const {
     const std::uint32_t bytes = u % 2 == 0 ? offset[u / 2] & 0xFFFFu : offset[u / 2] >> 16;
     return reinterpret_cast<std::uint32_t*>(reinterpret_cast<std::byte*>(memory.table) + bytes);
   }
 
   /// Whether the warp's rows of a group are all inside the sequence.
   static __device__ __forceinline__ bool is_whole(int g, int length) {
-    return group * (g * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x | (warp_lanes - 1)) + 1) <=
-           length;
+    return group * (g * Shared::threads + static_cast<int>(threadIdx.x | (warp_lanes - 1)) + 1) <= length;
   }
   /// Calls visit(g, row, inside) for the groups: the first row and how many are inside, a constant in whole
   /// ones.
@@ -104,7 +105,7 @@ struct ThreadRows {
       offset[2 * g + 1] = pair.item[1] << 2;
     }
   }
-  __device__ __forceinline__ void count(const Memory& memory, int length) const {
+  __device__ __forceinline__ void count(const Shared& memory, int length) const {
     visit_groups(length, [&](int g, int, auto inside) {
 #pragma unroll
       for (int v = 0; v < group; ++v)
@@ -112,10 +113,10 @@ struct ThreadRows {
     });
   }
   /// Puts the rows into their buckets as they come.
-  __device__ __forceinline__ void place(const Memory& memory, int length) const {
+  __device__ __forceinline__ void place(const Shared& memory, int length) const {
     Id* order = memory.order(is_key);
     visit_groups(length, [&](int g, int row, auto inside) {
-      std::uint32_t start[group];
+      std::uint32_t start[group] = {};
 #pragma unroll
       for (int v = 0; v < group; ++v)
         if (v < inside) start[v] = atomicAdd(table_word(memory, group * g + v), is_key ? one_key : one_query);
@@ -126,23 +127,36 @@ struct ThreadRows {
   }
   /// `counts_own`: rows that meet a large bucket are counted in their halves of the table.
   template <bool counts_own>
-  __device__ __forceinline__ void write_records(const Memory& memory, int length,
+  __device__ __forceinline__ void write_records(const Shared& memory, int length,
                                                 std::uint32_t* records) const {
     const Id* partners = memory.order(!is_key);
     const bool is_aligned = reinterpret_cast<std::uintptr_t>(records) % 16 == 0;
     visit_groups(length, [&](int g, int row, auto inside) {
-      Pack<std::uint32_t, group> pack;
+      std::uint32_t start[group] = {}, count[group] = {}, most = 0;
 #pragma unroll
       for (int v = 0; v < group; ++v) {
         if (v >= inside) break;
-        std::uint32_t* word = table_word(memory, group * g + v);
-        const CodeRanges ranges{word[-1], word[0]};
-        const std::uint32_t first = ranges.start_of(!is_key), count = ranges.end_of(!is_key) - first;
-        if (count == 2)
-          pack.item[v] = MatchRecord::of_pair(partners[first], partners[first + 1]);
-        else
-          pack.item[v] = MatchRecord::of(count, count == 1 ? partners[first] : first);
-        if (counts_own && count > few_rows) atomicAdd(word, is_key ? one_key : one_query);
+        // halves, as the others may be counters by now
+        const auto* halves = reinterpret_cast<const std::uint16_t*>(table_word(memory, group * g + v));
+        start[v] = halves[is_key ? -2 : -1];
+        count[v] = halves[is_key ? 0 : 1] - start[v];
+        most = max(most, count[v]);
+      }
+      Pack<std::uint32_t, group> pack{};
+#pragma unroll
+      for (int v = 0; v < group; ++v) {
+        if (v >= inside) break;
+        // loaded from any bucket: behind the last one there is other memory
+        const std::uint32_t first = partners[start[v]], second = partners[start[v] + 1];
+        const std::uint32_t other = MatchRecord::of(count[v], count[v] == 1 ? first : start[v]);
+        pack.item[v] = count[v] == 2 ? MatchRecord::of_pair(first, second) : other;
+      }
+      if (counts_own && most > few_rows) {
+#pragma unroll
+        for (int v = 0; v < group; ++v) {
+          if (v >= inside) break;
+          if (count[v] > few_rows) atomicAdd(table_word(memory, group * g + v), is_key ? one_key : one_query);
+        }
       }
       if (is_aligned && inside == group) {
         store_pack(records + row, pack);
@@ -155,33 +169,42 @@ struct ThreadRows {
   }
 };
 
+/// Whether `to` is aligned for Words.
+template <class Word, int threads>
+__device__ __forceinline__ bool copy_order(const Id* order, int length, Id* to) {
+  if (reinterpret_cast<std::uintptr_t>(to) % sizeof(Word) != 0) return false;
+  constexpr int ids = sizeof(Word) / sizeof(Id);
+  const int whole = length / ids, rest = whole * ids + static_cast<int>(threadIdx.x);
+#pragma unroll 2
+  for (int i = static_cast<int>(threadIdx.x); i < whole; i += threads)
+    reinterpret_cast<Word*>(to)[i] = reinterpret_cast<const Word*>(order)[i];
+  if (rest < length) to[rest] = order[rest];
+  return true;
+}
+template <int threads>
 __device__ __forceinline__ void write_order(const Id* order, int length, Id* to) {
-  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  if (reinterpret_cast<std::uintptr_t>(to) % 4 == 0) {
-    const auto* pairs = reinterpret_cast<const std::uint32_t*>(order);
-#pragma unroll 4
-    for (int i = thread; i < length / 2; i += threads) reinterpret_cast<std::uint32_t*>(to)[i] = pairs[i];
-    if (length % 2 != 0 && thread == 0) to[length - 1] = order[length - 1];
-    return;
-  }
-  for (int i = thread; i < length; i += threads) to[i] = order[i];
+  if (copy_order<uint4, threads>(order, length, to)) return;
+  if (copy_order<std::uint32_t, threads>(order, length, to)) return;
+  copy_order<Id, threads>(order, length, to);
 }
 
-template <int rows, bool both, int block_threads, int blocks>
-__global__ void __launch_bounds__(block_threads, blocks) match_rows(Work work, int sets) {
+template <int rows, bool both, int threads, int blocks>
+__global__ void __launch_bounds__(threads, blocks) match_rows(Work work, int sets) {
   extern __shared__ __align__(16) std::uint32_t shared[];
-  const auto list = static_cast<int>(blockIdx.x / work.sequences.count);
-  const SequenceRange range =
-      sequence_range(work.sequences, static_cast<int>(blockIdx.x % work.sequences.count));
+  constexpr int warps = threads / warp_lanes;
+  constexpr bool loads_again = threads * blocks > 1024;  // there are few registers
+  const auto sequences = static_cast<std::uint32_t>(work.sequences.count);
+  const auto list = static_cast<int>(blockIdx.x / sequences);
+  const SequenceRange range = sequence_range(work.sequences, static_cast<int>(blockIdx.x % sequences));
   const int length = range.length, codes = 1 << work.bits;
   if (length == 0) return;
   const std::int64_t place = list * work.sequences.tokens + range.begin;
-  const Memory memory(shared, codes, length, both);
-  ThreadRows<rows, false> q;
-  ThreadRows<rows, true> k;
+  const Memory<warps> memory(shared, codes, length, both);
+  ThreadRows<rows, false, warps> q;
+  ThreadRows<rows, true, warps> k;
   k.load(work.k.codes + place, length);
-  q.load(work.q.codes + place, length);
-  clear(shared, Memory::cleared_words(codes));
+  if (both || !loads_again) q.load(work.q.codes + place, length);
+  clear(memory, codes);
   __syncthreads();
   k.count(memory, length);
   if (both) q.count(memory, length);
@@ -197,54 +220,54 @@ __global__ void __launch_bounds__(block_threads, blocks) match_rows(Work work, i
     rank_large(memory, length, sets);
     __syncthreads();
   }
-  write_order(memory.k_order, length, work.k.order + place);
-  if (both) write_order(memory.q_order, length, work.q.order + place);
+  if (loads_again) q.load(work.q.codes + place, length);
+  write_order<threads>(memory.k_order, length, work.k.order + place);
+  if (both) write_order<threads>(memory.q_order, length, work.q.order + place);
   q.template write_records<!both>(memory, length, work.q.records + place);
+  if (both && loads_again) k.load(work.k.codes + place, length);
   if (both) k.template write_records<false>(memory, length, work.k.records + place);
   if (!has_large) return;
   __syncthreads();
   list_crowded<both>(work, memory, list, range.index);
 }
 
-/// Bitmaps of the sequence that a block has room for: one a warp where memory allows.
-int sets_of_block(const Cuda& cuda, int codes, int longest, bool both, int warps) {
-  const int left = cuda.shared_memory - Memory::bytes(codes, longest, both, warps, 0);
-  return std::min(warps, left / (4 * Memory::set_words(longest)));
-}
-
-template <int rows, bool both, int block_threads, int blocks>
+template <int rows, bool both, int threads, int blocks>
 void launch(Cuda& cuda, const Work& work) {
+  using Shared = Memory<threads / warp_lanes>;
   const auto longest = static_cast<int>(work.sequences.longest), codes = 1 << work.bits;
-  const int threads = std::clamp(((longest + rows - 1) / rows + 31) / 32 * 32, 64, most_threads);
-  const int warps = threads / warp_lanes, sets = sets_of_block(cuda, codes, longest, both, warps),
-            bytes = Memory::bytes(codes, longest, both, warps, sets);
-  check_cuda(cudaFuncSetAttribute(match_rows<rows, both, block_threads, blocks>,
+  // bitmaps of the sequence: one a warp where memory allows
+  const int left = cuda.shared_memory - Shared::bytes(codes, longest, both, 0),
+            sets = std::min(threads / warp_lanes, left / (4 * Shared::set_words(longest))),
+            bytes = Shared::bytes(codes, longest, both, sets);
+  check_cuda(cudaFuncSetAttribute(match_rows<rows, both, threads, blocks>,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
              "collisions: shared memory");
-  match_rows<rows, both, block_threads, blocks>
-      <<<static_cast<unsigned>(work.lists * work.sequences.count), threads, static_cast<std::size_t>(bytes),
-         cuda.stream>>>(work, sets);
+  match_rows<rows, both, threads, blocks><<<static_cast<unsigned>(work.lists * work.sequences.count), threads,
+                                            static_cast<std::size_t>(bytes), cuda.stream>>>(work, sets);
   check_launch("collisions: match_rows");
 }
 
-template <int rows, int block_threads, int blocks>
+template <int rows, int threads, int blocks>
 void launch_directions(Cuda& cuda, const Work& work) {
   if (work.k.records != nullptr)
-    launch<rows, true, block_threads, blocks>(cuda, work);
+    launch<rows, true, threads, blocks>(cuda, work);
   else
-    launch<rows, false, block_threads, blocks>(cuda, work);
+    launch<rows, false, threads, blocks>(cuda, work);
 }
 
 }  // namespace
 
 bool fits_short_rows(const Cuda& cuda, const Sequences& sequences, int bits, bool both) {
+  constexpr int most_warps = 32;
   return sequences.longest <= most_rows && bits <= most_bits &&
-         Memory::bytes(1 << bits, static_cast<int>(sequences.longest), both, most_threads / warp_lanes, 1) <=
+         Memory<most_warps>::bytes(1 << bits, static_cast<int>(sequences.longest), both, 1) <=
              cuda.shared_memory;
 }
 
 void match_short_rows(Cuda& cuda, const Work& work) {
-  if (work.sequences.longest <= 1024)
+  if (work.sequences.longest <= 256)
+    launch_directions<4, 64, 32>(cuda, work);
+  else if (work.sequences.longest <= 1024)
     launch_directions<4, 256, 8>(cuda, work);
   else if (work.sequences.longest <= 4096)
     launch_directions<8, 512, 4>(cuda, work);

@@ -43,23 +43,31 @@ struct LargeBucket {
   __device__ __forceinline__ bool is_key() const { return (word & 0x8000) != 0; }
 };
 
-/// Shared memory of a block.
+/// Shared memory of a block of `warps` warps.
+template <int warps>
 struct Memory {
+  static constexpr int threads = warps * warp_lanes;
   /// Large buckets of up to warp_lanes rows are narrow, the others are wide.
   enum Counter : int { narrow, wide, narrow_taken, wide_taken, counter_count };
+  Run* runs;  ///< [warps][most_runs]
+  std::uint32_t* warp_totals;
+  std::uint32_t* counters;
   /// [codes] of both sides, a zero before: counts, after the scan starts, after the rows' placement ends. Where
   /// only queries have a direction, their halves are 0 but for the numbers of those that meet a large bucket.
   std::uint32_t* table;
-  std::uint32_t* counters;
-  std::uint32_t* warp_totals;
-  Run* runs;                   ///< [warps][most_runs]
+  Id *k_order, *q_order;
   LargeBucket* large_buckets;  ///< wide ones from the front, narrow ones from the back
   int most_large;
-  Id *q_order, *k_order;
   std::uint32_t* row_sets;  ///< [set_words(length)] of each warp that ranks wide buckets
 
-  static constexpr int before_table = 4, most_runs = warp_lanes + scan_words;
-  static constexpr int cleared_words(int codes) { return before_table + codes + scan_words + counter_count; }
+  static constexpr int most_runs = warp_lanes + scan_words, fixed_words = warps * most_runs + warp_lanes;
+  static constexpr int before_table = counter_count + 4;
+  static_assert(fixed_words % 4 == 0 && before_table % 4 == 0);
+  /// Counters and table, in multiples of 16 bytes.
+  __host__ __device__ static constexpr int cleared_words(int codes) {
+    return before_table + (codes + 3) / 4 * 4 + scan_words;
+  }
+  __host__ __device__ static constexpr int order_size(int length) { return (length + 7) / 8 * 8; }
   __host__ __device__ static constexpr int most_large_of(int length, bool both) {
     return (both ? 2 : 1) * (length / (few_rows + 1)) / 2 * 2 + 2;
   }
@@ -69,20 +77,20 @@ struct Memory {
     return warp_lanes * static_cast<int>(std::bit_ceil((lane_rows + warp_lanes - 1) / warp_lanes));
   }
   __device__ Memory(std::uint32_t* shared, int codes, int length, bool both) {
-    table = shared + before_table;
-    counters = table + codes + scan_words;
-    warp_totals = counters + counter_count;
-    runs = reinterpret_cast<Run*>(warp_totals + warp_lanes);
-    large_buckets = reinterpret_cast<LargeBucket*>(runs + blockDim.x / warp_lanes * most_runs);
+    runs = reinterpret_cast<Run*>(shared);
+    warp_totals = shared + warps * most_runs;
+    counters = shared + fixed_words;
+    table = counters + before_table;
+    k_order = reinterpret_cast<Id*>(counters + cleared_words(codes));
+    q_order = k_order + order_size(length);
+    large_buckets = reinterpret_cast<LargeBucket*>(both ? q_order + order_size(length) : q_order);
     most_large = most_large_of(length, both);
-    k_order = reinterpret_cast<Id*>(large_buckets + most_large);
-    q_order = both ? k_order + (length + 1) / 2 * 2 : nullptr;
-    row_sets = reinterpret_cast<std::uint32_t*>(k_order + (length + 1) / 2 * (both ? 4 : 2));
+    row_sets = reinterpret_cast<std::uint32_t*>(large_buckets + most_large);
   }
   /// `sets`: warps that rank wide buckets.
-  static int bytes(int codes, int length, bool both, int warps, int sets) {
-    return 4 * (cleared_words(codes) + warp_lanes + warps * most_runs + most_large_of(length, both) / 2 +
-                (length + 1) / 2 * (both ? 2 : 1) + sets * set_words(length));
+  static constexpr int bytes(int codes, int length, bool both, int sets) {
+    return 4 * (fixed_words + cleared_words(codes) + order_size(length) / 2 * (both ? 2 : 1) +
+                most_large_of(length, both) / 2 + sets * set_words(length));
   }
   __device__ __forceinline__ void add_large(int code, bool is_key, std::uint32_t count) const {
     const auto place = static_cast<int>(atomicAdd(&counters[count > warp_lanes ? wide : narrow], 1u));
@@ -98,13 +106,15 @@ struct Memory {
 };
 
 /// Steps of scan_words codes that a warp takes.
+template <int warps>
 struct WarpSteps {
+  static_assert(std::has_single_bit(unsigned{warps}));
   int first, last;
   __device__ __forceinline__ explicit WarpSteps(int codes) {
-    const int warps = static_cast<int>(blockDim.x) / warp_lanes,
-              warp = static_cast<int>(threadIdx.x) / warp_lanes, steps = (codes + scan_words - 1) / scan_words;
-    first = steps * warp / warps;
-    last = steps * (warp + 1) / warps;
+    const int warp = static_cast<int>(threadIdx.x) / warp_lanes, steps = (codes + scan_words - 1) / scan_words,
+              share = max(1, steps / warps);  // codes and warps are powers of two
+    first = min(steps, warp * share);
+    last = min(steps, first + share);
   }
 };
 
@@ -132,14 +142,15 @@ __device__ __forceinline__ void sort_run(Id* bucket, std::uint32_t count) {
 
 /// Sorts the rows of small buckets, which came in any order, and notes large ones. Few buckets have more than
 /// two rows: a warp lists its own, so that all of its lanes sort.
+template <int warps>
 struct BucketSorter {
-  const Memory& memory;
+  const Memory<warps>& memory;
   Run* runs;  ///< of the warp; places count from the keys' order on
   int lane, listed = 0;
 
-  __device__ __forceinline__ explicit BucketSorter(const Memory& memory)
+  __device__ __forceinline__ explicit BucketSorter(const Memory<warps>& memory)
       : memory(memory),
-        runs(memory.runs + threadIdx.x / warp_lanes * Memory::most_runs),
+        runs(memory.runs + threadIdx.x / warp_lanes * Memory<warps>::most_runs),
         lane(static_cast<int>(threadIdx.x) % warp_lanes) {}
 
   __device__ __forceinline__ void sort_listed() {
@@ -156,19 +167,18 @@ struct BucketSorter {
     std::uint32_t start[codes + 1];
 #pragma unroll
     for (int j = 0; j <= codes; ++j) start[j] = base + (keys ? bounds[j] >> 16 : bounds[j] & 0xFFFFu);
-    Id first[codes], second[codes];  // of any bucket: behind the last one there is other memory
+    Id first[codes] = {}, second[codes] = {};
 #pragma unroll
     for (int j = 0; j < codes; ++j) {
-      first[j] = memory.k_order[start[j]];
-      second[j] = memory.k_order[start[j] + 1];
+      if (start[j + 1] - start[j] == 2) first[j] = memory.k_order[start[j]];
+      if (start[j + 1] - start[j] == 2) second[j] = memory.k_order[start[j] + 1];
     }
     std::uint32_t most = 0;
 #pragma unroll
     for (int j = 0; j < codes; ++j) {
       const std::uint32_t count = start[j + 1] - start[j];
-      const bool is_swapped = count == 2 && first[j] > second[j];
-      if (is_swapped) memory.k_order[start[j]] = second[j];
-      if (is_swapped) memory.k_order[start[j] + 1] = first[j];
+      if (first[j] > second[j]) memory.k_order[start[j]] = second[j];
+      if (first[j] > second[j]) memory.k_order[start[j] + 1] = first[j];
       const bool is_listed = count > 2 && count <= few_rows;
       const std::uint32_t all = __ballot_sync(0xFFFFFFFFu, is_listed);
       if (is_listed) runs[listed + __popc(all & ((1u << lane) - 1))] = Run(start[j], count);
@@ -184,17 +194,17 @@ struct BucketSorter {
   }
 };
 
-template <bool both>
-__device__ __forceinline__ void sort_buckets(const Memory& memory, int codes) {
-  BucketSorter sorter(memory);
-  const WarpSteps steps(codes);
+template <bool both, int warps>
+__device__ __forceinline__ void sort_buckets(const Memory<warps>& memory, int codes) {
+  BucketSorter<warps> sorter(memory);
+  const WarpSteps<warps> steps(codes);
   for (int step = steps.first; step < steps.last; ++step) {
     const int code = step * scan_words + 4 * sorter.lane;
     const uint4 x = *reinterpret_cast<const uint4*>(memory.table + code);
     const std::uint32_t before = __shfl_up_sync(0xFFFFFFFFu, x.w, 1);
     const std::uint32_t bounds[5] = {sorter.lane == 0 ? memory.table[code - 1] : before, x.x, x.y, x.z, x.w};
-    sorter.take<true>(code, bounds);
-    if constexpr (both) sorter.take<false>(code, bounds);
+    sorter.template take<true>(code, bounds);
+    if constexpr (both) sorter.template take<false>(code, bounds);
   }
   sorter.sort_listed();
 }
@@ -247,33 +257,35 @@ __device__ __forceinline__ int take_next(std::uint32_t* taken, int count, int la
 }
 
 /// Ranks the rows of large buckets by their place in the sequence, a warp for each.
-__device__ __forceinline__ void rank_large(const Memory& memory, int length, int sets) {
+template <int warps>
+__device__ __forceinline__ void rank_large(const Memory<warps>& memory, int length, int sets) {
   const int warp = static_cast<int>(threadIdx.x) / warp_lanes,
             lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  const auto wide = static_cast<int>(memory.counters[Memory::wide]),
-             narrow = static_cast<int>(memory.counters[Memory::narrow]);
+  const auto wide = static_cast<int>(memory.counters[Memory<warps>::wide]),
+             narrow = static_cast<int>(memory.counters[Memory<warps>::narrow]);
   const auto rank = [&](const LargeBucket& bucket, const auto& by) {
     const Run run = memory.ranges(bucket.code()).of(bucket.is_key());
     by(memory.order(bucket.is_key()) + run.first(), static_cast<int>(run.count()));
   };
   if (wide > 0 && warp < sets) {
-    const int words = Memory::set_words(length);
-    for (int i; (i = take_next(memory.counters + Memory::wide_taken, wide, lane)) >= 0;)
+    const int words = Memory<warps>::set_words(length);
+    for (int i; (i = take_next(memory.counters + Memory<warps>::wide_taken, wide, lane)) >= 0;)
       rank(memory.large_buckets[i],
            [&](Id* rows, int count) { rank_by_set(memory.row_sets + warp * words, words, rows, count, lane); });
   }
   if (narrow == 0) return;
-  for (int i; (i = take_next(memory.counters + Memory::narrow_taken, narrow, lane)) >= 0;)
+  for (int i; (i = take_next(memory.counters + Memory<warps>::narrow_taken, narrow, lane)) >= 0;)
     rank(memory.large_buckets[memory.most_large - 1 - i],
          [&](Id* rows, int count) { rank_by_pairs(rows, count, lane); });
 }
 
 /// Lists the large buckets that rows of the other side meet. A warp takes room for 32 of them at a time.
-template <bool both>
-__device__ __forceinline__ void list_crowded(const Work& work, const Memory& memory, int list, int sequence) {
+template <bool both, int warps>
+__device__ __forceinline__ void list_crowded(const Work& work, const Memory<warps>& memory, int list,
+                                             int sequence) {
   const int segment = work.q.crowded.segments > 1 ? list % work.hashes : 0;
   const int large = memory.large(), lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  for (int i = static_cast<int>(threadIdx.x); i - lane < large; i += static_cast<int>(blockDim.x)) {
+  for (int i = static_cast<int>(threadIdx.x); i - lane < large; i += Memory<warps>::threads) {
     const LargeBucket bucket = memory.large_bucket(i < large ? i : 0);
     const bool is_key = bucket.is_key();
     const CodeRanges ranges = memory.ranges(bucket.code());
