@@ -142,6 +142,21 @@ __device__ __forceinline__ void write_ids(const std::uint32_t* entries, std::uin
   }
 }
 
+/// Number of the sequence that holds `row`, for a warp whose first row is `first`: the sequences that end at or
+/// before it, 32 of them asked at a time.
+__device__ __forceinline__ int sequence_of(const Sequences& sequences, int first, int row) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, count = static_cast<int>(sequences.count);
+  int low = 0, high = count;  // the answer for `first` lies in [low, high]
+  while (low < high) {
+    const int step = (high - low + warp_lanes - 1) / warp_lanes, asked = low + (lane + 1) * step - 1;
+    const bool is_before = asked < high && sequences.offsets[asked + 1] <= first;
+    low += __popc(__ballot_sync(0xFFFFFFFFu, is_before)) * step;
+    high = min(high, low + step - 1);
+  }
+  while (low < count && sequences.offsets[low + 1] <= row) ++low;
+  return low;
+}
+
 /// 2^log_threads threads a row, `share` hashes each.
 template <class Id, bool once>
 __global__ void __launch_bounds__(threads, blocks_together)
@@ -156,15 +171,12 @@ __global__ void __launch_bounds__(threads, blocks_together)
   const std::int64_t first_record = static_cast<std::int64_t>(blockIdx.y) * work.hashes * tokens;
   RowRecords<once> own{work.records + first_record + row, tokens, min(work.hashes, part * share),
                        min(work.hashes, part * share + share)};
-  std::uint32_t begin = 0;
-  if (row < tokens) {
-    own.load(own.first);  // on their way while the sequence is looked up
-    const SequenceRange range = find_sequence(work.sequences, row);
-    begin = static_cast<std::uint32_t>(range.begin);
-    if (range.index == work.sequences.count) own.last = own.first;
-  } else {
-    own.last = own.first;
-  }
+  if (row < tokens) own.load(own.first);  // on their way while the sequence is looked up
+  const int lane = thread % warp_lanes,
+            sequence = sequence_of(work.sequences, row - (lane >> log_threads), row);
+  const bool is_inside = row < tokens && sequence < work.sequences.count;
+  const auto begin = is_inside ? static_cast<std::uint32_t>(work.sequences.offsets[sequence]) : 0;
+  if (!is_inside) own.last = own.first;
   clear(entries);
   using Count = Totals<once>;
   Count count, all;
