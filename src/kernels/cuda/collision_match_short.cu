@@ -235,9 +235,13 @@ template <int rows, bool both, int threads, int blocks>
 void launch(Cuda& cuda, const Work& work) {
   using Shared = Memory<threads / warp_lanes>;
   const auto longest = static_cast<int>(work.sequences.longest), codes = 1 << work.bits;
-  // bitmaps of the sequence: one a warp where memory allows
-  const int left = cuda.shared_memory - Shared::bytes(codes, longest, both, 0),
-            sets = std::min(threads / warp_lanes, left / (4 * Shared::set_words(longest))),
+  // bitmaps of the sequence: one a warp, or as many as leave room for the blocks that share a multiprocessor,
+  // which has 1 KiB more than a block may take and needs as much for each block
+  constexpr int warps = threads / warp_lanes, extra = 1024;
+  const int room = cuda.shared_memory + extra, set_bytes = 4 * Shared::set_words(longest),
+            least = Shared::bytes(codes, longest, both, 1) + extra,
+            left = room / std::clamp(room / least, 1, blocks) - least,
+            sets = std::clamp(1 + left / set_bytes, 1, warps),
             bytes = Shared::bytes(codes, longest, both, sets);
   check_cuda(cudaFuncSetAttribute(match_rows<rows, both, threads, blocks>,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
@@ -272,7 +276,7 @@ void match_short_rows(Cuda& cuda, const Work& work) {
   else if (work.sequences.longest <= 4096)
     launch_directions<8, 512, 4>(cuda, work);
   else if (work.sequences.longest <= 8192)
-    launch_directions<8, 1024, 1>(cuda, work);
+    launch_directions<8, 1024, 2>(cuda, work);
   else
     launch_directions<16, 1024, 1>(cuda, work);
 }
