@@ -10,10 +10,10 @@
 namespace tern::kernels {
 namespace {
 
-constexpr int threads = 128, warps = threads / warp_lanes;
-constexpr int tile_rows = 16;  ///< own rows of a warp
-constexpr int step_rows = 16;  ///< partners of a step
-constexpr int stages = 3;      ///< steps in shared memory: one in work, the others on their way
+constexpr int threads = 64, warps = threads / warp_lanes;  ///< few, so that short lists make room early
+constexpr int tile_rows = 16;                              ///< own rows of a warp
+constexpr int step_rows = 16;                              ///< partners of a step
+constexpr int stages = 3;  ///< steps in shared memory: one in work, the others on their way
 constexpr std::uint32_t all_lanes = 0xFFFFFFFFu;
 
 /// Rows of one step in shared memory.
@@ -210,9 +210,15 @@ struct WarpVisits {
   }
 };
 
+/// Blocks of one multiprocessor: as many as registers allow; with 16, 65,536 rows are worked at once.
+template <int width, bool has_dy>
+constexpr int blocks_together = width > 32 ? 8
+                                : has_dy   ? 12
+                                           : 16;
+
 /// Own rows: 16 of head blockIdx.y for each warp.
 template <int width, bool has_dy, class Id>
-__global__ void __launch_bounds__(threads, width > 32 ? 4 : 6)
+__global__ void __launch_bounds__(threads, blocks_together<width, has_dy>)
     visit_tiles(const __grid_constant__ PartnerVisits<bfloat16, Id> p) {
   __shared__ __align__(128) Step<width> shared[warps][stages];
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
