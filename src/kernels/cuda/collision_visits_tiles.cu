@@ -16,17 +16,26 @@ constexpr int step_rows = 16;                              ///< partners of a st
 constexpr int stages = 3;  ///< steps in shared memory: one in work, the others on their way
 constexpr std::uint32_t all_lanes = 0xFFFFFFFFu;
 
-/// Rows of one step in shared memory.
+/// Rows of one step in shared memory. A lane copies parts of the rows lane / chunks + i * `together`; these
+/// hold neighbouring entries, so that the lane reads their ids at once.
 template <int width>
 struct Step {
   bfloat16 y[step_rows * width], x[step_rows * width];
 
   static constexpr int chunks = width / 8;  ///< of 16 bytes in a row
+  static constexpr int together = warp_lanes / chunks, rows_of_lane = step_rows / together;
   static constexpr std::uint32_t x_offset = step_rows * width * sizeof(bfloat16), bytes = 2 * x_offset;
 
   /// Chunks are exchanged such that equal chunks of eight neighbouring rows lie in different banks.
+  __device__ static constexpr std::uint32_t exchange(std::uint32_t row) {
+    return row / (8 / chunks) % chunks << 4;
+  }
   __device__ static __forceinline__ std::uint32_t place(std::uint32_t row, std::uint32_t chunk) {
-    return row * (2 * width) + ((chunk ^ row / (8 / chunks) % chunks) << 4);
+    return row * (2 * width) + (chunk << 4 ^ exchange(row));
+  }
+  /// Entry of a row.
+  __device__ static __forceinline__ std::uint32_t entry(std::uint32_t row) {
+    return row % together * rows_of_lane + row / together;
   }
 };
 
@@ -85,59 +94,69 @@ struct JoinedLists {
   }
 };
 
-/// Copies the rows of a run's partners to shared memory, a step after the other.
+/// Copies the rows of a run's partners to shared memory, a step after the other. Steps start where the ids of a
+/// lane's rows lie in one piece of memory, up to rows_of_lane - 1 entries before the run's first.
 template <int width, class Id>
 struct PartnerCopies {
   using Layout = Step<width>;
-  static constexpr int rows_together = warp_lanes / Layout::chunks;  ///< rows that the lanes copy at once
+  static constexpr int id_bits = 8 * sizeof(Id), words = Layout::rows_of_lane * id_bits / 32;
+  using Ids = Pack<std::uint32_t, words>;
 
-  const Id* ids;
+  const Id* ids;  ///< of the lane's first row, of the step in work
   const char *y, *x;
   std::uint32_t y_stride, x_stride;  ///< bytes
-  std::uint32_t count, held, next;   ///< entries; ids of two steps, and those of the two that follow
-  std::uint32_t target, buffers;     ///< of the next step; where the warp's steps start
-  std::uint32_t step = 0;
+  std::uint32_t to;                  ///< where the lane's first chunk lies in the first step
+  int entry, end;                    ///< first of the step in work, and behind the run's last
+  int place, count;                  ///< of the lane's first row in the run, in the step in work; of entries
+  Ids held[stages] = {};             ///< of the next steps
 
   __device__ __forceinline__ PartnerCopies(const PartnerVisits<bfloat16, Id>& p, int head,
                                            const JoinedLists::Run& run, std::uint32_t buffers)
-      : ids(p.collisions.lists.ids + head * p.collisions.lists.id_stride + (run.first + run.start)),
-        y_stride(static_cast<std::uint32_t>(p.partner_y.token_stride * sizeof(bfloat16))),
-        x_stride(static_cast<std::uint32_t>(p.partner_x.token_stride * sizeof(bfloat16))),
-        count(run.end - run.first),
-        target(buffers),
-        buffers(buffers) {
-    const auto column = lane() % Layout::chunks * 8;
-    y = reinterpret_cast<const char*>(row_of(p.partner_y, run.begin, head) + column);
-    x = reinterpret_cast<const char*>(row_of(p.partner_x, run.begin, head) + column);
-    held = load(0);
-    next = load(warp_lanes);
-  }
-
-  __device__ static __forceinline__ std::uint32_t lane() { return threadIdx.x % warp_lanes; }
-  __device__ __forceinline__ std::uint32_t load(std::uint32_t first) const {
-    return first + lane() < count ? ids[first + lane()] : 0;
-  }
-
-  /// Starts the copies of the next step, a group of copies even where none is left; zeros behind the last.
-  __device__ __forceinline__ void start() {
-    const std::uint32_t first = step * step_rows;
-    if (first < count) {
+      : y_stride(static_cast<std::uint32_t>(p.partner_y.token_stride) * 2),
+        x_stride(static_cast<std::uint32_t>(p.partner_x.token_stride) * 2),
+        end(static_cast<int>(run.end)),
+        count(static_cast<int>(run.end - run.first)) {
+    const int lane = static_cast<int>(threadIdx.x) % warp_lanes, row = lane / Layout::chunks,
+              chunk = lane % Layout::chunks;
+    const std::uint32_t index = run.first + run.start, before = index % Layout::rows_of_lane;
+    entry = static_cast<int>(run.first - before);
+    place = row * Layout::rows_of_lane - static_cast<int>(before);
+    ids = p.collisions.lists.ids + head * p.collisions.lists.id_stride + index + place;
+    to = buffers + Layout::place(row, chunk);
+    y = reinterpret_cast<const char*>(row_of(p.partner_y, run.begin, head) + 8 * chunk);
+    x = reinterpret_cast<const char*>(row_of(p.partner_x, run.begin, head) + 8 * chunk);
 #pragma unroll
-      for (int i = 0; i < step_rows; i += rows_together) {
-        const std::uint32_t row = i + lane() / Layout::chunks;
-        const std::uint64_t id = __shfl_sync(all_lanes, held, step % 2 * step_rows + row);
-        const std::uint32_t to = target + Layout::place(row, lane() % Layout::chunks);
-        copy_ahead<16>(to, y + id * y_stride, first + row < count);
-        copy_ahead<16>(to + Layout::x_offset, x + id * x_stride, first + row < count);
+    for (int step = 0; step < stages; ++step) load(step, step);
+  }
+
+  /// Ids of the step `step` from here, for buffer number `buffer`; leaves what nobody reads behind the last.
+  __device__ __forceinline__ void load(int step, int buffer) {
+    if (place + step * step_rows < count)
+      held[buffer] = load_pack<words>(reinterpret_cast<const std::uint32_t*>(ids + step * step_rows));
+  }
+
+  /// Starts the copies of the step `step` from here, to buffer number `buffer`: a group of copies even where
+  /// none is left; zeros outside of the run.
+  __device__ __forceinline__ void start(int step, int buffer) {
+    if (entry + step * step_rows < end) {
+#pragma unroll
+      for (int i = 0; i < Layout::rows_of_lane; ++i) {
+        const bool is_inside =
+            static_cast<std::uint32_t>(place + step * step_rows + i) < static_cast<std::uint32_t>(count);
+        const std::uint64_t id = static_cast<Id>(held[buffer].item[i * id_bits / 32] >> i * id_bits % 32);
+        const std::uint32_t at = (to ^ Layout::exchange(i * Layout::together)) +
+                                 i * Layout::together * (2 * width) + buffer * Layout::bytes;
+        copy_ahead<16>(at, y + id * y_stride, is_inside);
+        copy_ahead<16>(at + Layout::x_offset, x + id * x_stride, is_inside);
       }
-      if (step % 2 == 1) {
-        held = next;
-        next = load(first + step_rows + warp_lanes);
-      }
+      load(step + stages, buffer);
     }
     commit_copies();
-    ++step;
-    target = target == buffers + (stages - 1) * Layout::bytes ? buffers : target + Layout::bytes;
+  }
+  __device__ __forceinline__ void advance() {
+    entry += step_rows;
+    place += step_rows;
+    ids += step_rows;
   }
 };
 
@@ -151,11 +170,12 @@ struct WarpVisits {
   std::uint32_t before[2], count[2];  ///< entries of rows lane / 4 and lane / 4 + 8
 
   /// Weights of entries `first` .. `first` + 15 as two fragments of rows x entries, and ones in their places.
+  /// Entries come in the order of the step's rows.
   struct Weights {
     std::uint32_t high[4], low[4], ones[4];
   };
 
-  __device__ __forceinline__ Weights weights(std::uint32_t first, std::uint32_t y_tile) const {
+  __device__ __forceinline__ Weights weights(int first, std::uint32_t y_tile) const {
     const std::uint32_t lane = threadIdx.x % warp_lanes;
     const std::uint32_t at = y_tile + Layout::place(lane % 8, lane / 8);
     float gain[2][4] = {};
@@ -172,11 +192,12 @@ struct WarpVisits {
     Weights w;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::uint32_t place = first + 2 * (lane % 4) - before[half];  // wraps round before the row's first
+      const std::uint32_t place = first + Layout::entry(2 * (lane % 4)) - before[half];  // may wrap round
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile) {
         const int i = 2 * tile + half;
-        const bool is_first = place + 8 * tile < count[half], is_second = place + 8 * tile + 1 < count[half];
+        const std::uint32_t at_tile = place + tile * (8 / Layout::together);
+        const bool is_first = at_tile < count[half], is_second = at_tile + Layout::rows_of_lane < count[half];
         const float a = is_first ? gain[tile][2 * half] : 0.0f, b = is_second ? gain[tile][2 * half + 1] : 0.0f;
         w.high[i] = pack_pair(a, b);
         w.low[i] = pack_pair(a - first_of(w.high[i]), b - second_of(w.high[i]));
@@ -188,7 +209,7 @@ struct WarpVisits {
   }
 
   /// Takes entries `first` .. `first` + 15, whose rows lie in `tile`.
-  __device__ __forceinline__ void visit(std::uint32_t first, std::uint32_t tile) {
+  __device__ __forceinline__ void visit(int first, std::uint32_t tile) {
     const std::uint32_t lane = threadIdx.x % warp_lanes;
     const Weights w = weights(first, tile);
     const std::uint32_t at = tile + Layout::place(lane % 16, lane / 16);
@@ -209,6 +230,26 @@ struct WarpVisits {
     }
   }
 };
+
+/// Visits the partners of a run.
+template <int width, bool has_dy, class Id>
+__device__ __forceinline__ void visit_run(PartnerCopies<width, Id>& copies, WarpVisits<width, has_dy>& visits,
+                                          std::uint32_t buffers) {
+  __syncwarp();
+#pragma unroll
+  for (int step = 0; step + 1 < stages; ++step) copies.start(step, step);
+  while (copies.entry < copies.end) {
+#pragma unroll
+    for (int buffer = 0; buffer < stages; ++buffer) {
+      if (copies.entry >= copies.end) break;
+      wait_copies<stages - 2>();
+      __syncwarp();
+      copies.start(stages - 1, (buffer + stages - 1) % stages);
+      visits.visit(copies.entry, buffers + buffer * Step<width>::bytes);
+      copies.advance();
+    }
+  }
+}
 
 /// Blocks of one multiprocessor: as many as registers allow; with 16, 65,536 rows are worked at once.
 template <int width, bool has_dy>
@@ -236,19 +277,8 @@ __global__ void __launch_bounds__(threads, blocks_together<width, has_dy>)
   }
   const std::uint32_t buffers = shared_address(shared[warp]);
   while (lists.left != 0) {
-    const JoinedLists::Run run = lists.next();
-    PartnerCopies<width, Id> copies(p, own.head, run, buffers);
-    __syncwarp();
-#pragma unroll
-    for (int stage = 0; stage + 1 < stages; ++stage) copies.start();
-    std::uint32_t tile = buffers;
-    for (std::uint32_t entry = run.first; entry < run.end; entry += step_rows) {
-      wait_copies<stages - 2>();
-      __syncwarp();
-      copies.start();
-      visits.visit(entry, tile);
-      tile = tile == buffers + (stages - 1) * Step<width>::bytes ? buffers : tile + Step<width>::bytes;
-    }
+    PartnerCopies<width, Id> copies(p, own.head, lists.next(), buffers);
+    visit_run(copies, visits, buffers);
   }
   store_rows<has_dy>(p, visits.dx, visits.dy, own);
 }
