@@ -9,12 +9,13 @@
 namespace tern::kernels {
 
 /// Rows `first` .. `first` + `count` - 1 of a head, at most 16. Bit r of `has_partners`: row r belongs to a
-/// sequence.
+/// sequence; of `has_crowded`: it meets crowded buckets.
 struct WarpRows {
   int head, first, count;
-  std::uint32_t has_partners;
+  std::uint32_t has_partners, has_crowded;
 
   __device__ __forceinline__ bool may_collide(int row) const { return (has_partners >> row & 1) != 0; }
+  __device__ __forceinline__ bool meets_crowded(int row) const { return (has_crowded >> row & 1) != 0; }
 };
 
 /// Own rows as fragments of products over their columns; zeros behind the last.
@@ -67,11 +68,10 @@ __device__ __forceinline__ void finish_gradients(const PartnerVisits<bfloat16, I
   for (int half = 0; half < 2; ++half) {
     const int row = g + 8 * half;
     const std::int64_t place = own.head * p.dx.tokens + own.first + row;
-    const bool has_crowded = own.may_collide(row) && p.collisions.lists.crowded[place].count > 0;
 #pragma unroll
     for (int c = 0; c < columns; ++c) {
       float* sum = dx[c] + 2 * half;
-      if (has_crowded) {
+      if (own.meets_crowded(row)) {
         float* from = p.crowded + place * (8 * columns) + 8 * c + 2 * t;
         const Pack<float, 2> crowded = load_pack<2>(from);
         sum[0] += crowded.item[0];
@@ -90,7 +90,7 @@ template <int columns, class Id>
 __device__ __forceinline__ void add_summed_rows(const PartnerLists<Id>& lists, const bfloat16* summed,
                                                 float (&sum)[columns][4], int half, const WarpRows& own) {
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes, row = lane / 4 + 8 * half;
-  if (!own.may_collide(row)) return;
+  if (!own.meets_crowded(row)) return;
   const EntryRange range = lists.crowded[own.head * lists.tokens + own.first + row];
   const std::uint32_t* rows = lists.sums + own.head * lists.sum_stride + range.first;
 #pragma unroll 4

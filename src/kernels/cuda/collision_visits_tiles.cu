@@ -57,16 +57,19 @@ struct JoinedLists {
   __device__ __forceinline__ JoinedLists(const PartnerVisits<bfloat16, Id>& p, WarpRows& own)
       : count(0), start(0), begin(0) {
     const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-    bool has_partners = false;
+    bool has_partners = false, has_crowded = false;
     if (lane < own.count) {
       const SequenceRange range = find_sequence(p.sequences, own.first + lane);
       has_partners = range.index != p.sequences.count;
       begin = range.begin;
-      const EntryRange few = p.collisions.lists.few[own.head * p.dx.tokens + own.first + lane];
+      const std::int64_t place = own.head * p.dx.tokens + own.first + lane;
+      const EntryRange few = p.collisions.lists.few[place];
+      has_crowded = has_partners && p.collisions.lists.crowded[place].count > 0;
       count = has_partners ? few.count : 0;
       start = few.first;
     }
     own.has_partners = __ballot_sync(all_lanes, has_partners);
+    own.has_crowded = __ballot_sync(all_lanes, has_crowded);
     std::uint32_t end = count;
 #pragma unroll
     for (int step = 1; step < tile_rows; step *= 2) {
@@ -265,7 +268,8 @@ __global__ void __launch_bounds__(threads, blocks_together<width, has_dy>)
   const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
             warp = static_cast<int>(threadIdx.x) / warp_lanes;
   const int first = (static_cast<int>(blockIdx.x) * warps + warp) * tile_rows;
-  WarpRows own{static_cast<int>(blockIdx.y), first, min(tile_rows, static_cast<int>(p.dx.tokens) - first), 0};
+  WarpRows own{static_cast<int>(blockIdx.y), first, min(tile_rows, static_cast<int>(p.dx.tokens) - first), 0,
+               0};
   if (own.count <= 0) return;
   JoinedLists lists(p, own);
   WarpVisits<width, has_dy> visits;
