@@ -9,7 +9,8 @@ namespace tern::kernels {
 namespace {
 
 constexpr int threads = 256;
-constexpr int batch = 8;  // rows on the way before the first is added
+constexpr int together = 4;  // blocks of a multiprocessor
+constexpr int batch = 8;     // rows on the way before the first is added
 constexpr std::uint32_t all_lanes = 0xFFFFFFFFu;
 
 /// Entries of a list, `batch` at a time, spread over the lanes that own a row.
@@ -99,9 +100,8 @@ __device__ __forceinline__ A row_length(const A (&row)[items]) {
 
 /// `lanes` neighbouring lanes own a row, each of them `items` columns of every `lanes` * `items`.
 template <int lanes, int items, class T, class Id>
-__global__ void __launch_bounds__(threads) gather(BucketGather<T, Id> p) {
+__device__ __forceinline__ void gather_row(const BucketGather<T, Id>& p, std::int64_t own) {
   using A = Accumulate<T>;
-  const std::int64_t own = thread_index() / lanes;
   const bool is_row = own < p.out.heads * p.out.tokens;
   const int head = is_row ? static_cast<int>(own / p.out.tokens) : 0;
   const auto token = static_cast<int>(is_row ? own % p.out.tokens : 0);
@@ -135,14 +135,32 @@ __global__ void __launch_bounds__(threads) gather(BucketGather<T, Id> p) {
   }
 }
 
+/// A multiprocessor's blocks, as they are dealt out to a grid of `together` for each, take neighbouring rows
+/// one after another: the partners of a sequence's rows stay in its first-level cache.
+template <int lanes, int items, class T, class Id>
+__global__ void __launch_bounds__(threads, together) gather(BucketGather<T, Id> p) {
+  constexpr int tile = threads / lanes;
+  const auto tiles = static_cast<std::uint32_t>((p.out.tokens * p.out.heads + tile - 1) / tile);
+  const std::uint32_t parts = gridDim.x / together, part = blockIdx.x % parts;
+  const auto first_of = [&](std::uint32_t i) {  // tiles of the parts before i
+    return i * (tiles / parts) + min(i, tiles % parts);
+  };
+  const std::uint32_t end = first_of(part + 1);
+#pragma unroll 1
+  for (std::uint32_t i = first_of(part) + blockIdx.x / parts; i < end; i += together)
+    gather_row<lanes, items>(p, std::int64_t{i} * tile + static_cast<int>(threadIdx.x) / lanes);
+}
+
 template <int lanes, int items, class T, class Id>
 void launch(Cuda& cuda, BucketGather<T, Id> work) {
-  const std::int64_t needed = work.out.tokens * work.out.heads * lanes;
+  constexpr int rows = threads / lanes * together;
+  const std::int64_t needed = (work.out.tokens * work.out.heads + rows - 1) / rows;
   const Heads<Accumulate<T>> norm = work.norm;
   const bool is_one_pass = work.out.width <= lanes * items;
   if (!is_one_pass) work.norm = {};
   gather<lanes, items, T, Id>
-      <<<static_cast<unsigned>((needed + threads - 1) / threads), threads, 0, cuda.stream>>>(work);
+      <<<static_cast<unsigned>(std::min<std::int64_t>(needed, cuda.multiprocessors) * together), threads, 0,
+         cuda.stream>>>(work);
   check_launch("bucket_sum: gather");
   if (norm.data != nullptr && !is_one_pass) unit_rows_forward<T>(cuda, read_only(work.out), work.out, norm);
 }
