@@ -17,12 +17,15 @@ NAMES = {"YOSO-32": "yoso:hashes=32", "YOSO-16": "yoso:hashes=16", "tern softmax
 EXACT = "cuDNN softmax"
 # head width, heads, length, law of the inputs
 CASES = [
+    (64, 8, 1024, "random"),
     (64, 8, 4096, "random"),
     (64, 8, 16384, "random"),
     (64, 8, 4096, "mean"),
     (64, 8, 16384, "mean"),
     (64, 8, 4096, "equal-keys"),
     (64, 8, 16384, "equal-keys"),
+    (32, 2, 1024, "random"),
+    (32, 2, 2048, "random"),
     (32, 2, 4096, "random"),
     (32, 2, 8192, "random"),
 ]
