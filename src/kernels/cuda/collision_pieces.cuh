@@ -100,16 +100,13 @@ struct LightBucket {
   int list, begin;
   typename Pairs::Ids ids;
 
-  /// Word `lane` of bucket i, or of the last one there may be, then the number of buckets.
-  __device__ __forceinline__ static std::uint32_t load_word(const ProductWork<Id>& w, std::uint32_t i) {
+  /// Word `lane` of bucket i of `count`.
+  __device__ __forceinline__ static std::uint32_t load_word(const ProductWork<Id>& w, std::uint32_t i,
+                                                            std::uint32_t count) {
     const CrowdedBuckets& crowded = w.p.collisions.crowded;
-    const auto lane = threadIdx.x % warp_lanes, capacity = static_cast<unsigned>(crowded.capacity);
-    const CrowdedBucket* bucket = crowded.buckets + w.segment * crowded.capacity + min(i, capacity - 1);
-    return lane < bucket_words ? reinterpret_cast<const std::uint32_t*>(bucket)[lane]
-                               : crowded.count[w.segment];
-  }
-  __device__ __forceinline__ static std::uint32_t count_of(std::uint32_t word) {
-    return __shfl_sync(0xFFFFFFFFu, word, bucket_words);
+    const auto lane = threadIdx.x % warp_lanes;
+    const CrowdedBucket* bucket = crowded.buckets + w.segment * crowded.capacity + i;
+    return lane < bucket_words && i < count ? reinterpret_cast<const std::uint32_t*>(bucket)[lane] : 0;
   }
 
   LightBucket() = default;
@@ -134,26 +131,24 @@ struct LightBucket {
 };
 
 /// A warp works off the light ones of its buckets, which lie as far apart as there are warps: no lists, no
-/// atomic turns. What leads to the rows of a bucket is fetched while earlier ones are worked off, for the first
-/// two before it is known whether they exist. Block `block` of `blocks` that do this.
+/// atomic turns. What leads to the rows of a bucket is fetched while earlier ones are worked off.
+/// Block `block` of `blocks` that do this.
 template <class Tiles, class Id>
 __device__ void run_light_buckets(const ProductWork<Id>& w, Tiles& memory, unsigned block, unsigned blocks) {
   using Bucket = LightBucket<Tiles, Id>;
   const std::uint32_t warps = blockDim.x / warp_lanes, step = blocks * warps;
   std::uint32_t i = block * warps + threadIdx.x / warp_lanes;
-  if (w.p.collisions.crowded.capacity == 0) return;
-  const std::uint32_t word = Bucket::load_word(w, i);
-  std::uint32_t next_word = Bucket::load_word(w, i + step);
-  const std::uint32_t count = Bucket::count_of(word);
+  const std::uint32_t count = w.buckets();
   if (i >= count) return;
-  Bucket bucket(w, word);
+  Bucket bucket(w, Bucket::load_word(w, i, count));
+  std::uint32_t next_word = Bucket::load_word(w, i + step, count);
 #pragma unroll 1
   while (i < count) {
     i += step;
     Bucket next;
     if (i < count) {
       next = Bucket(w, next_word);
-      next_word = Bucket::load_word(w, i + step);
+      next_word = Bucket::load_word(w, i + step, count);
     }
     bucket.run(w, memory);
     bucket = next;

@@ -80,7 +80,7 @@ __device__ __forceinline__ void cut_bucket(const CrowdedSums<T, Id>& p, const Cr
 
 /// Buckets start, start + gridDim.x, .. of a segment, whose warps take turns at them; returns whether this warp
 /// met one of many rows and left it to the block. What leads to the rows of a bucket is fetched while earlier
-/// ones are worked off, for the first two before it is known whether they exist.
+/// ones are worked off.
 template <int items, bool is_cut, class T, class Id>
 __device__ __forceinline__ bool sum_segment(const CrowdedSums<T, Id>& p, int segment, std::uint32_t start,
                                             std::uint32_t& count, int lanes) {
@@ -88,19 +88,18 @@ __device__ __forceinline__ bool sum_segment(const CrowdedSums<T, Id>& p, int seg
   const CrowdedBuckets& crowded = p.collisions.crowded;
   const std::uint32_t step = gridDim.x * warps;
   std::uint32_t i = start + threadIdx.x / warp_lanes * gridDim.x;
-  const std::uint32_t word = Rows::load_word(crowded, segment, i);
-  std::uint32_t next_word = Rows::load_word(crowded, segment, i + step);
-  count = Rows::count_of(word);
+  count = crowded.count[segment];
   if (i >= count) return false;
   bool has_many = false;
-  Rows rows(p, word);
+  Rows rows(p, Rows::load_word(crowded, segment, i, count));
+  std::uint32_t next_word = Rows::load_word(crowded, segment, i + step, count);
 #pragma unroll 1
   while (i < count) {
     i += step;
     Rows next;
     if (i < count) {
       next = Rows(p, next_word);
-      next_word = Rows::load_word(crowded, segment, i + step);
+      next_word = Rows::load_word(crowded, segment, i + step, count);
     }
     if (parts_of(rows.bucket) == 1)
       sum_alone<items>(p, rows, lanes);

@@ -58,15 +58,12 @@ struct BucketRows {
   int begin;
   std::uint32_t id;
 
-  /// Word `lane` of bucket i, or of the last one there may be, then the number of buckets.
+  /// Word `lane` of bucket i of `count`.
   __device__ __forceinline__ static std::uint32_t load_word(const CrowdedBuckets& crowded, int segment,
-                                                            std::uint32_t i) {
-    const auto lane = threadIdx.x % warp_lanes, capacity = static_cast<unsigned>(crowded.capacity);
-    const CrowdedBucket* bucket = crowded.buckets + segment * crowded.capacity + min(i, capacity - 1);
-    return lane < words ? reinterpret_cast<const std::uint32_t*>(bucket)[lane] : crowded.count[segment];
-  }
-  __device__ __forceinline__ static std::uint32_t count_of(std::uint32_t word) {
-    return __shfl_sync(0xFFFFFFFFu, word, words);
+                                                            std::uint32_t i, std::uint32_t count) {
+    const auto lane = threadIdx.x % warp_lanes;
+    const CrowdedBucket* bucket = crowded.buckets + segment * crowded.capacity + i;
+    return lane < words && i < count ? reinterpret_cast<const std::uint32_t*>(bucket)[lane] : 0;
   }
 
   BucketRows() = default;
