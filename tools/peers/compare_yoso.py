@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from compare_gpu import MECHANISMS, STEPS, our_step
 from comparison import commit, main, output_of
 
 NAMES = {"YOSO-32": "yoso:hashes=32", "YOSO-16": "yoso:hashes=16", "tern softmax": "softmax"}
@@ -55,6 +56,7 @@ def run(options):
     for bits in (16, 20):
         command = ours + sizes(64, 8, [MILLION], MILLION) + ["--repetitions", 3]
         result["rows"] += output_of(command + ["--variant", f"YOSO-32=yoso:hashes=32,bits={bits}"])[1:]
+    result["text_step"] = {name: our_step(options.build, name, STEPS["Text"]) for name in MECHANISMS}
     Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -81,6 +83,12 @@ def table_of(result):
         if row["length"] == MILLION:
             bits = row["settings"][-1].split("=")[1]
             lines.append(f"| d = 64, 8 heads, n = {MILLION:,}, {bits} bits | {text(row)} | | | |")
+    if "text_step" in result:
+        steps = {name: row["median_ms"] for name, row in result["text_step"].items()}
+        shape = "{} x {:,}".format(*STEPS["Text"])
+        lines.append(
+            f"| a training step of Text, {shape} | {steps['YOSO-32']:.2f} | | {steps['softmax']:.2f} | |"
+        )
     exact = next(row for row in result["rows"] if row["name"] == EXACT)
     lines += [
         "",
