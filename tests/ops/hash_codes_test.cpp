@@ -59,29 +59,44 @@ TEST(HashCodes, are_those_of_the_cpu_on_cuda) {
   }
 }
 
-/// bfloat16 rows have the codes of the same rows in float32 on the CPU, but where a projection is within
-/// rounding of 0: whole and partial groups of hashes and steps of the depth, sequences shorter and longer than
-/// a block's rows, tokens in and out of step with 16-byte stores.
+/// Codes of bfloat16 rows must be those of the same rows in float32 on the CPU, but where a projection is
+/// within rounding of 0.
+void expect_the_codes_of_the_cpu(const std::vector<int>& lengths, std::int64_t width,
+                                 const HashOptions& options) {
+  const Sample here = sample_of(lengths, width, DType::bfloat16, {DeviceType::cuda, 0}),
+               there = sample_of(lengths, width, DType::bfloat16);
+  const auto codes = [&](const Sample& in, const Tensor& x) {
+    return cast(hash_codes(x, in.layout, options, on(x, test_stream(2))), DType::int32)
+        .to_vector<std::int32_t>();
+  };
+  const auto a = codes(here, here.qkv[0]), b = codes(there, cast(there.qkv[0], DType::float32));
+  ASSERT_EQ(a.size(), b.size());
+  std::size_t differing = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) differing += a[i] != b[i];
+  EXPECT_LE(differing, a.size() / 10000 + 1)
+      << width << " columns, " << options.hashes << " x " << options.bits;
+}
+
+/// Whole and partial groups of hashes and steps of the depth, sequences shorter and longer than a block's rows,
+/// tokens in and out of step with 16-byte stores.
 TEST(HashCodes, bfloat16_rows_have_the_codes_of_their_values_on_cuda) {
   if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
   const std::vector<std::vector<int>> batches{{150, 0, 70}, {1100, 37, 523, 4}};
   for (const std::vector<int>& lengths : batches)
     for (const std::int64_t width : {8, 24, 30, 32, 56, 64, 128})
       for (const auto& [hashes, bits] : {std::pair{1, 7}, std::pair{16, 3}, std::pair{21, 9}, std::pair{30, 11},
-                                         std::pair{32, 14}, std::pair{38, 16}, std::pair{5, 18}}) {
-        const Sample here = sample_of(lengths, width, DType::bfloat16, {DeviceType::cuda, 0}),
-                     there = sample_of(lengths, width, DType::bfloat16);
-        const HashOptions options{HashFamily::gaussian, hashes, bits};
-        const auto codes = [&](const Sample& in, const Tensor& x) {
-          return cast(hash_codes(x, in.layout, options, on(x, test_stream(2))), DType::int32)
-              .to_vector<std::int32_t>();
-        };
-        const auto a = codes(here, here.qkv[0]), b = codes(there, cast(there.qkv[0], DType::float32));
-        ASSERT_EQ(a.size(), b.size());
-        std::size_t differing = 0;
-        for (std::size_t i = 0; i < a.size(); ++i) differing += a[i] != b[i];
-        EXPECT_LE(differing, a.size() / 10000 + 1) << width << " columns, " << hashes << " x " << bits;
-      }
+                                         std::pair{32, 14}, std::pair{38, 16}, std::pair{5, 18}})
+        expect_the_codes_of_the_cpu(lengths, width, {HashFamily::gaussian, hashes, bits});
+}
+
+/// Rotations of 32 and 64 columns go through products in one part, of 128 in two.
+TEST(HashCodes, bfloat16_rows_have_the_rotated_codes_of_their_values_on_cuda) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  for (const HashFamily family : {HashFamily::interleaved, HashFamily::hadamard})
+    for (const std::int64_t width : {24, 30, 32, 64, 100, 128})
+      for (const auto& [hashes, bits] :
+           {std::pair{3, 7}, std::pair{32, 10}, std::pair{30, 12}, std::pair{32, 14}, std::pair{5, 18}})
+        expect_the_codes_of_the_cpu({1100, 37, 523, 4}, width, {family, hashes, bits});
 }
 
 /// Rows that lie on 16 bytes take other kernels than those that do not; the codes are the same, 0 for rows of

@@ -1,7 +1,8 @@
 // Hash codes of bfloat16 rows on tensor cores, with columns ordered as in hash_fragments.cuh. Directions of
-// Hadamard rotations, integers below 2^16, go in two bfloat16 parts. Products are exact, sums are float32 in a
-// fixed order: deterministic. Packed rows of at most 64 columns with Gaussian directions of more than 8 hashes
-// take the kernels of hash_codes_hopper.cu or _resident.cu. Cost as in hash_codes.cu.
+// Hadamard rotations of width w are even integers of at most w^1.5, which bfloat16 holds up to w = 64; wider
+// ones go in two parts. Products are exact, sums are float32 in a fixed order: deterministic. Packed rows of at
+// most 64 columns and more than 8 hashes take the kernels of hash_codes_hopper.cu or _resident.cu. Cost as in
+// hash_codes.cu.
 #include "base/normal.h"
 #include "kernels/cuda/hash_fragments.cuh"
 
@@ -35,6 +36,19 @@ __device__ __forceinline__ void for_each_row(const FragmentPlan<steps, parts>& p
     body(pair, row);
 }
 
+/// One of a row of fragments that begins at `to`.
+template <int steps, int parts>
+__device__ __forceinline__ void store_fragment(const FragmentPlan<steps, parts>& plan, Fragment* to, int lane,
+                                               Fragment fragment) {
+  if (plan.is_for_warpgroups) {
+    std::uint32_t* const words = reinterpret_cast<std::uint32_t*>(to);
+    words[lane] = fragment.low;
+    words[warp_lanes + lane] = fragment.high;
+  } else {
+    to[lane] = fragment;
+  }
+}
+
 /// Gaussian directions of a width that is a multiple of 4: a lane draws four neighbours at once.
 template <int steps>
 __global__ void draw_fragments(Directions directions, HashShape shape, FragmentPlan<steps, 1> plan,
@@ -55,14 +69,8 @@ __global__ void draw_fragments(Directions directions, HashShape shape, FragmentP
           drawn);
       fragment = {pack_pair(-drawn[0], -drawn[1]), pack_pair(-drawn[2], -drawn[3])};
     }
-    Fragment* const to = fragments + static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes;
-    if (plan.is_for_warpgroups) {
-      std::uint32_t* const words = reinterpret_cast<std::uint32_t*>(to);
-      words[lane] = fragment.low;
-      words[warp_lanes + lane] = fragment.high;
-    } else {
-      to[lane] = fragment;
-    }
+    store_fragment(plan, fragments + static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes, lane,
+                   fragment);
   });
 }
 
@@ -88,7 +96,8 @@ __global__ void order_fragments(Directions directions, HashShape shape, Fragment
       if (depth < width) fragment.low = part_of(direction[depth], direction[depth + 1], row.part);
       if (depth + 2 < width) fragment.high = part_of(direction[depth + 2], direction[depth + 3], row.part);
     }
-    fragments[static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes + lane] = fragment;
+    store_fragment(plan, fragments + static_cast<std::int64_t>(pair) * plan.of_pair() + i * warp_lanes, lane,
+                   fragment);
   });
 }
 
@@ -253,24 +262,18 @@ void launch(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream&
   check_launch("hash_codes: project_products");
 }
 
-template <int steps, class Code>
-void launch_parts(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream& stream) {
-  if (p.shape.family == HashFamily::gaussian)
-    launch<steps, 1>(cuda, p, stream);
-  else
-    launch<steps, 2>(cuda, p, stream);
-}
-
 }  // namespace
 
 template <class Code>
 void project_by_products(Cuda& cuda, const Projection<bfloat16, Code>& p, const RandomStream& stream) {
   if (p.directions.width <= 32)
-    launch_parts<2>(cuda, p, stream);
+    launch<2, 1>(cuda, p, stream);
   else if (p.directions.width <= 64)
-    launch_parts<4>(cuda, p, stream);
+    launch<4, 1>(cuda, p, stream);
+  else if (p.shape.family == HashFamily::gaussian)
+    launch<8, 1>(cuda, p, stream);
   else
-    launch_parts<8>(cuda, p, stream);
+    launch<8, 2>(cuda, p, stream);
 }
 
 template void project_by_products<std::uint16_t>(Cuda&, const Projection<bfloat16, std::uint16_t>&,

@@ -1,6 +1,6 @@
 // Directions of hash_codes, drawn once for each (sequence, head): a Gaussian vector, or, for randomized
-// Hadamard rotations, the row of small integers that yields one coordinate. Deterministic. Cost hashes * bits *
-// head_width draws for each (sequence, head).
+// Hadamard rotations, the row of small integers that yields one coordinate. Deterministic. Cost for each
+// (sequence, head): hashes * bits * head_width draws, or that many times log2(head_width) additions.
 #include "base/normal.h"
 #include "kernels/cuda/hash_codes.cuh"
 
@@ -34,22 +34,26 @@ __global__ void draw_gaussian(Directions directions, RandomStream stream, const 
 /// Which coordinate of which rotation is a bit of a hash (tern/bernoulli.h).
 struct RotationPlan {
   HashFamily family;
-  int bits, width, each, rotations;
+  int width, taken, rotations;  ///< coordinates that are taken of each rotation
 
-  RotationPlan(HashShape shape, int head_width) : family(shape.family), bits(shape.bits), width(32) {
+  RotationPlan(HashShape shape, int head_width) : family(shape.family), width(32) {
     while (width < head_width) width *= 2;
-    each = width / bits;
-    const int columns = shape.hashes * bits;
+    const int columns = shape.hashes * shape.bits, each = width / shape.bits;
+    taken = family == HashFamily::hadamard ? each * shape.bits : width;
     rotations = family == HashFamily::hadamard ? (shape.hashes + each - 1) / each
-                                               : std::max(bits, (columns + width - 1) / width);
+                                               : std::max(shape.bits, (columns + width - 1) / width);
   }
-  __device__ int rotation(int column) const {
-    return family == HashFamily::hadamard ? column / bits / each : column % rotations;
-  }
-  __device__ int coordinate(int column) const {
-    return family == HashFamily::hadamard ? column / bits % each * bits + column % bits : column / rotations;
+  /// The column of the directions that `coordinate` < taken of `rotation` makes.
+  __device__ int column(int rotation, int coordinate) const {
+    return family == HashFamily::hadamard ? rotation * taken + coordinate : coordinate * rotations + rotation;
   }
 };
+
+__device__ __forceinline__ void butterfly(float& low, float& high) {
+  const float a = low, b = high;
+  low = a + b;
+  high = a - b;
+}
 
 /// In-place unnormalized Walsh-Hadamard transform of a warp's vector.
 __device__ void transform(float* z, int width, int lane) {
@@ -57,41 +61,71 @@ __device__ void transform(float* z, int width, int lane) {
     __syncwarp();
     for (int i = lane; i < width / 2; i += warp_lanes) {
       const int low = i / half * 2 * half + i % half;
-      const float a = z[low], b = z[low + half];
-      z[low] = a + b;
-      z[low + half] = a - b;
+      butterfly(z[low], z[low + half]);
     }
   }
   __syncwarp();
 }
 
-/// A warp makes one direction: the row `coordinate` of H D3 H D2 H D1 is D1 H D2 H D3 H e.
-__global__ void draw_rotated(Directions directions, RotationPlan plan, RandomStream stream,
-                             const std::int64_t* sample, std::int64_t pairs) {
-  extern __shared__ float vectors[];
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  float* z = vectors + static_cast<int>(threadIdx.x) / warp_lanes * plan.width;
-  const std::int64_t item = thread_index() / warp_lanes;
-  if (item >= pairs * directions.columns) return;
-  const std::int64_t pair = item / directions.columns;
-  const int column = static_cast<int>(item % directions.columns);
-  const int rotation = plan.rotation(column), coordinate = plan.coordinate(column);
-  const int head = directions.first_head + static_cast<int>(pair % directions.heads);
-  for (int c = lane; c < plan.width; c += warp_lanes) z[c] = __popc(coordinate & c) % 2 == 0 ? 1.0f : -1.0f;
-  for (int round = 2; round >= 0; --round) {
-    for (int c = lane; c < plan.width; c += warp_lanes) {
+/// The same of a thread's vector, whose elements lie `stride` apart.
+__device__ void transform_alone(float* z, int width, int stride) {
+  for (int half = 1; half < width; half *= 2)
+    for (int first = 0; first < width; first += 2 * half)
+      for (int a = first; a < first + half; ++a) butterfly(z[a * stride], z[(a + half) * stride]);
+}
+
+/// A block of one warp makes `together` columns of one rotation, a thread column j. The entry (a, j) of H D2 H
+/// is f[a ^ j], f = H d2; so column j of H D3 H D2 H D1 is d1[j] times the transform of d3[a] f[a ^ j] over a.
+__global__ void draw_rotated(Directions directions, RotationPlan plan, int together, RandomStream stream,
+                             const std::int64_t* sample, int pairs) {
+  extern __shared__ float shared[];
+  const int lane = static_cast<int>(threadIdx.x), rotation = static_cast<int>(blockIdx.x) % plan.rotations,
+            j = static_cast<int>(blockIdx.x) / plan.rotations * together + lane;
+  float *const f = shared, *const d3 = f + plan.width, *const z = d3 + plan.width + lane;
+  for (int pair = static_cast<int>(blockIdx.y); pair < pairs; pair += static_cast<int>(gridDim.y)) {
+    const int head = directions.first_head + pair % directions.heads;
+    const auto sign = [&](int round, int c) {
       const auto element = static_cast<std::uint64_t>((rotation * 3 + round) * plan.width + c);
       const PhiloxWords words =
           stream.words(sample[pair / directions.heads], HashDraw::block(HashDraw::signs, head, element));
-      const int place = c % 4;
-      const std::uint32_t word = place < 2 ? (place == 0 ? words.word[0] : words.word[1])
-                                           : (place == 2 ? words.word[2] : words.word[3]);
-      if ((word & 0x80000000u) != 0) z[c] = -z[c];
+      const std::uint32_t low = c % 2 == 0 ? words.word[0] : words.word[1],
+                          high = c % 2 == 0 ? words.word[2] : words.word[3];
+      return ((c % 4 < 2 ? low : high) & 0x80000000u) != 0 ? -1.0f : 1.0f;
+    };
+    for (int c = lane; c < plan.width; c += warp_lanes) {
+      f[c] = sign(1, c);
+      d3[c] = sign(2, c);
     }
-    if (round > 0) transform(z, plan.width, lane);
+    transform(f, plan.width, lane);
+    if (lane < together && j < directions.width) {
+      for (int a = 0; a < plan.width; ++a) z[a * together] = d3[a] * f[a ^ j];
+      transform_alone(z, plan.width, together);
+      const float d1 = sign(0, j);
+      float* const to =
+          directions.data + static_cast<std::int64_t>(pair) * directions.columns * directions.width;
+      for (int i = 0; i < plan.taken; ++i) {
+        const int column = plan.column(rotation, i);
+        if (column < directions.columns) to[column * directions.width + j] = d1 * z[i * together];
+      }
+    }
+    __syncwarp();
   }
-  float* to = directions.data + item * directions.width;
-  for (int c = lane; c < directions.width; c += warp_lanes) to[c] = z[c];
+}
+
+void launch_rotated(Cuda& cuda, const Directions& directions, HashShape shape, const Sequences& sequences,
+                    const RandomStream& stream) {
+  const RotationPlan plan(shape, directions.width);
+  constexpr std::int64_t most_in_y = 65535;
+  const std::int64_t pairs = sequences.count * directions.heads;
+  const int row_bytes = plan.width * static_cast<int>(sizeof(float)),
+            together = std::clamp(cuda.shared_memory / row_bytes - 2, 1, warp_lanes),
+            tiles = (directions.width + together - 1) / together, bytes = row_bytes * (together + 2);
+  check_cuda(cudaFuncSetAttribute(draw_rotated, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+             "hash_codes: shared memory");
+  const dim3 blocks(static_cast<unsigned>(plan.rotations * tiles),
+                    static_cast<unsigned>(std::min(pairs, most_in_y)));
+  draw_rotated<<<blocks, warp_lanes, static_cast<std::size_t>(bytes), cuda.stream>>>(
+      directions, plan, together, stream, sequences.sample, static_cast<int>(pairs));
 }
 
 }  // namespace
@@ -104,12 +138,7 @@ void draw_directions(Cuda& cuda, const Directions& directions, HashShape shape, 
     draw_gaussian<<<grid_for(cuda, draws, 256), 256, 0, cuda.stream>>>(directions, stream, sequences.sample,
                                                                        pairs);
   } else {
-    const RotationPlan plan(shape, directions.width);
-    constexpr int warps = 4;
-    const std::size_t bytes = static_cast<std::size_t>(warps * plan.width) * sizeof(float);
-    const auto blocks = static_cast<unsigned>((pairs * directions.columns + warps - 1) / warps);
-    draw_rotated<<<blocks, warps * warp_lanes, bytes, cuda.stream>>>(directions, plan, stream, sequences.sample,
-                                                                     pairs);
+    launch_rotated(cuda, directions, shape, sequences, stream);
   }
   check_launch("hash_codes: draw");
 }

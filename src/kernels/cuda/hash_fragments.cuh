@@ -72,7 +72,7 @@ __device__ __forceinline__ void store_codes(const std::uint32_t (&code)[count], 
   }
 }
 
-/// Codes of packed rows, from fragments of Gaussian directions of at most 16 bits.
+/// Codes of packed rows, from fragments of directions, of at most 16 bits.
 template <int steps>
 void project_packed(Cuda& cuda, const Projection<bfloat16, std::uint16_t>& projection,
                     const FragmentPlan<steps, 1>& plan, const Fragment* fragments, bool is_aligned);
