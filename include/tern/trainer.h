@@ -1,5 +1,4 @@
-// The training loop and evaluation. It knows task, model and communicator by their interfaces and no mechanism
-// by name.
+// The training loop. It knows task, model and communicator by their interfaces and no mechanism by name.
 #pragma once
 
 #include <memory>
@@ -37,10 +36,6 @@ struct RunResult {
   double test_seconds = 0;              ///< spent on scoring the test split
   std::string fingerprint;
 };
-
-/// Scores one split without recording; `limit` batches, 0 means all. Sampled attention draws from the current
-/// step. Stops early, with what it has, once stop_requested().
-TestScore evaluate(Experiment& experiment, const std::filesystem::path& records, std::int64_t limit = 0);
 
 class Trainer {
  public:

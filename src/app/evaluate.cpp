@@ -8,7 +8,7 @@
 #include "data/record_file.h"
 #include "tasks/prepared_data.h"
 #include "tasks/task_file.h"
-#include "tern/trainer.h"
+#include "training/evaluator.h"
 #include "training/run_files.h"
 #include "training/run_report.h"
 #include "training/splits.h"
@@ -43,18 +43,17 @@ Spread spread_of(const std::vector<TestScore>& scores, const std::function<doubl
 }
 
 /// The file to score, checked against what the model can read.
-fs::path records_of(const EvaluateOptions& options, const Task& task) {
+std::shared_ptr<const data::RecordFile> records_of(const EvaluateOptions& options, const Task& task) {
   const fs::path path = !options.records.empty() ? options.records
                         : options.split == "dev" ? task.dev
                                                  : task.test;
   if (!fs::exists(path))
     throw_error(ExitCode::missing_input, "{}: the prepared data are missing; make them with: {}", path,
                 task.prepare_command);
-  open_records(path, task);
-  return path;
+  return open_records(path, task);
 }
 
-io::Json result_json(const ChosenCheckpoint& chosen, const fs::path& records,
+io::Json result_json(const ChosenCheckpoint& chosen, const data::RecordFile& records,
                      const std::vector<TestScore>& scores, const Objective& objective) {
   io::Json draws = io::Json::array();
   for (const TestScore& score : scores)
@@ -62,14 +61,14 @@ io::Json result_json(const ChosenCheckpoint& chosen, const fs::path& records,
         {{"all", score_json(score.all, objective)}, {"drop_last", score_json(score.drop_last, objective)}});
   io::Json json{{"checkpoint", chosen.path.string()},
                 {"step", chosen.step},
-                {"records", records.string()},
+                {"records", records.path().string()},
                 {"draws", draws}};
   const bool has_accuracy = objective.has_accuracy();
   const Spread spread = spread_of(scores, [has_accuracy](const TestScore& score) {
     return has_accuracy ? score.all.accuracy : score.all.loss;
   });
   const std::string name = has_accuracy ? "accuracy" : "loss";
-  const std::string note = tasks::data_note(data::RecordFile(records).header());
+  const std::string note = tasks::data_note(records.header());
   if (!note.empty()) json["data_note"] = note;
   json[name + "_mean"] = spread.mean;
   json[name + "_deviation"] = spread.deviation;
@@ -84,8 +83,8 @@ std::string spread_text(const std::vector<TestScore>& scores,
   return text(spread.mean) + (scores.size() > 1 ? " +- " + text(spread.deviation) : "");
 }
 
-void print_result(const ChosenCheckpoint& chosen, const fs::path& records, const std::vector<TestScore>& scores,
-                  const Experiment& experiment) {
+void print_result(const ChosenCheckpoint& chosen, const data::RecordFile& records,
+                  const std::vector<TestScore>& scores, const Experiment& experiment) {
   const auto number_text = [](double number) { return fixed_text(number, 4); };
   const auto text_of = [&](double Score::*member, const std::function<std::string(double)>& text) {
     return spread_text(
@@ -93,12 +92,12 @@ void print_result(const ChosenCheckpoint& chosen, const fs::path& records, const
   };
   std::vector<Row> rows{
       {"checkpoint", chosen.path.string()},
-      {"records", records.string()},
+      {"records", records.path().string()},
       {experiment.task.interface.predicts_tokens ? "tokens" : "examples",
        thousands_text(scores.front().all.examples)},
       {"draws", std::to_string(scores.size())},
   };
-  const std::string note = tasks::data_note(data::RecordFile(records).header());
+  const std::string note = tasks::data_note(records.header());
   if (!note.empty()) rows.push_back({"the data are", note});
   const bool has_accuracy = experiment.objective->has_accuracy();
   if (has_accuracy) rows.push_back({"accuracy", text_of(&Score::accuracy, percent_text)});
@@ -125,15 +124,17 @@ void evaluate_run(const EvaluateOptions& options) {
   Task task = experiment.task;
   if (fs::exists(run / tasks::task_file_name))
     task.class_names = tasks::read_task(run).class_names;  // what it learned, whatever the data hold by now
-  const fs::path records = records_of(options, task);
+  const auto records = records_of(options, task);
+  GraphCache graphs(experiment.device(), experiment.config.run.graphs);
+  Evaluator evaluator(experiment, graphs);
   std::vector<TestScore> scores;
   for (std::int64_t draw = 0; draw < options.hash_draws; ++draw) {
     experiment.state.set_step(
         static_cast<std::uint32_t>(chosen.step + draw));  // sampled attention draws from it
-    scores.push_back(evaluate(experiment, records));
+    scores.push_back(evaluator.score(records));
   }
-  if (options.as_json) return print_json(result_json(chosen, records, scores, *experiment.objective));
-  print_result(chosen, records, scores, experiment);
+  if (options.as_json) return print_json(result_json(chosen, *records, scores, *experiment.objective));
+  print_result(chosen, *records, scores, experiment);
 }
 
 }  // namespace

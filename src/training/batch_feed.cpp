@@ -37,6 +37,13 @@ BatchFeed::~BatchFeed() {
   }
 }
 
+void BatchFeed::restart(BatchSource source) {
+  // A copy that is under way may go on: whatever comes to the same place is copied after it.
+  sent_.reset();
+  failure_ = nullptr;
+  source_ = std::move(source);
+}
+
 std::optional<FedBatch> BatchFeed::send() {
   std::optional<data::Batch> batch = source_();
   if (!batch) return {};

@@ -29,6 +29,8 @@ class BatchFeed {
   BatchFeed(const BatchFeed&) = delete;
   BatchFeed& operator=(const BatchFeed&) = delete;
 
+  /// Goes on with the batches of another source; what was fetched ahead from the one before is dropped.
+  void restart(BatchSource source);
   /// The next batch. On a GPU its tensors are those of the batch before, whose work is enqueued already.
   std::optional<FedBatch> next();
   /// Fetches the batch after that and begins to copy it. Errors are kept for next(). Nothing on the CPU.

@@ -77,7 +77,8 @@ void RunConfig::fields(Fields& f) {
     "on a GPU and float32 on the CPU");
   f("deterministic", deterministic,
     "equal runs end in equal bits on a GPU too, at some cost in speed; on the CPU they always do");
-  f("graphs", graphs, "launch captured steps as one on a GPU; results are the same without").changeable();
+  f("graphs", graphs, "launch captured steps and evaluations as one on a GPU; results are the same without")
+      .changeable();
   f("out", out, "folder that holds run folders", not_empty()).changeable();
   f("name", name, "run folder's name; empty means the configuration's name, attention and seed").changeable();
   f.require(device != RunDevice::cpu || is_for_cpu(precision), "precision", cpu_precision_text);

@@ -25,7 +25,7 @@ bool is_out_of_memory(const Error& error) {
 GraphCache::GraphCache(Device device, bool is_enabled)
     : device_(device), is_enabled_(is_enabled && device.type == DeviceType::cuda) {}
 
-void GraphCache::run(const BatchShape& key, const std::function<void()>& body) {
+void GraphCache::run(const GraphKey& key, const std::function<void()>& body) {
   if (!is_enabled_) return body();
   const auto found = works_.find(key);
   if (found == works_.end()) {
@@ -38,7 +38,7 @@ void GraphCache::run(const BatchShape& key, const std::function<void()>& body) {
   work.graph->launch();
 }
 
-std::size_t GraphCache::measure(const BatchShape& key, const std::function<void()>& body) {
+std::size_t GraphCache::measure(const GraphKey& key, const std::function<void()>& body) {
   make_room(key);
   const DeviceMemory before = device_memory(device_.index);
   peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
@@ -47,22 +47,24 @@ std::size_t GraphCache::measure(const BatchShape& key, const std::function<void(
   return static_cast<std::size_t>(device_memory(device_.index).peak_bytes - before.live_bytes);
 }
 
-/// The first run for a key takes memory beside the graphs'. Where both do not fit, the graphs go and come back.
-void GraphCache::make_room(const BatchShape& key) {
+/// The first run for a key takes memory beside the graphs'. Where both may not fit, the graphs go and come
+/// back.
+void GraphCache::make_room(const GraphKey& key) {
   if (graph_arena_bytes(device_.index) == 0) return;
-  double needed = 0;
-  for (const auto& [shape, work] : works_)
-    if (shape.capacity > 0)
-      needed = std::max(needed, static_cast<double>(work.bytes) * static_cast<double>(key.capacity) /
-                                    static_cast<double>(shape.capacity));
+  std::optional<double> needed;  // at most; unknown before the first work that takes as much
+  for (const auto& [known, work] : works_)
+    if (known.work >= key.work && known.shape.capacity > 0)
+      needed = std::max(needed.value_or(0.0), static_cast<double>(work.bytes) *
+                                                  static_cast<double>(key.shape.capacity) /
+                                                  static_cast<double>(known.shape.capacity));
   const DeviceMemory memory = device_memory(device_.index);
-  if (static_cast<double>(memory.live_bytes) + needed > most_memory * static_cast<double>(memory.total_bytes))
-    resize_arena(0);
+  const double most = most_memory * static_cast<double>(memory.total_bytes);
+  if (!needed || static_cast<double>(memory.live_bytes) + *needed > most) resize_arena(0);
 }
 
 void GraphCache::resize_arena(std::size_t bytes) {
   synchronize(device_);
-  for (auto& [shape, work] : works_) work.graph.reset();
+  for (auto& [key, work] : works_) work.graph.reset();
   resize_graph_arena(device_.index, bytes);
 }
 
@@ -78,8 +80,8 @@ bool GraphCache::capture(Work& work, const std::function<void()>& body) {
   } catch (const Error& error) {
     if (!is_out_of_memory(error)) throw;
   }
-  logging::warning(
-      "graphs", "the GPU has no room for the memory of captured steps: they run uncaptured, which is slower");
+  logging::warning("graphs",
+                   "the GPU has no room for the memory of captured work: it runs uncaptured, which is slower");
   is_enabled_ = false;
   resize_arena(0);
   return false;

@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::size_t slot_count = 2;
 
-std::int64_t part_records(const Experiment& experiment) {
-  return experiment.config.training.batch_size / experiment.config.training.accumulate;
-}
-
 /// Bytes that a step may take: a GPU's memory but for what is held between steps, on the CPU what the step got.
 double room_for_step(Device device, std::int64_t live) {
   if (device.type == DeviceType::cpu)
@@ -53,6 +49,10 @@ std::string memory_advice(const Experiment& experiment, std::int64_t tokens, std
 
 }  // namespace
 
+std::int64_t part_records(const Experiment& experiment) {
+  return experiment.config.training.batch_size / experiment.config.training.accumulate;
+}
+
 std::size_t largest_batch_bytes(const Experiment& experiment, std::int64_t records) {
   const TaskInterface& task = experiment.task.interface;
   const std::int64_t kept = experiment.task.max_length;
@@ -65,11 +65,12 @@ std::size_t largest_batch_bytes(const Experiment& experiment, std::int64_t recor
   return packed_bytes(shape);
 }
 
-StepRunner::StepRunner(Experiment& experiment, Communicator& communicator, BatchSource source)
+StepRunner::StepRunner(Experiment& experiment, Communicator& communicator, BatchSource source,
+                       GraphCache& graphs)
     : experiment_(experiment),
       communicator_(communicator),
       feed_(experiment.device(), std::move(source), largest_batch_bytes(experiment, part_records(experiment))),
-      graphs_(experiment.device(), experiment.config.run.graphs) {
+      graphs_(graphs) {
   if (experiment.device().type == DeviceType::cpu) return;
   require(communicator.size() == 1, "run.device: several processes can only train on the CPU, got {} on GPUs",
           communicator.size());
@@ -105,14 +106,14 @@ void StepRunner::compute(std::uint32_t step, double learning_rate, double beta1)
     const std::optional<FedBatch> batch = feed_.next();
     ensure(batch.has_value(), "step runner: the source of batches ended");
     part_tokens_ = batch->tokens;
-    graphs_.run(batch->shape, [&] {
+    graphs_.run({GraphWork::training, batch->shape}, [&] {
       backward((*experiment_.objective)(experiment_.model, batch->tensors, true, state.score()).loss);
     });
     outcome.tokens += batch->tokens;
     outcome.samples.insert(outcome.samples.end(), batch->samples.begin(), batch->samples.end());
   }
   reduce();
-  graphs_.run({}, [&] { experiment_.optimizer.step(state); });
+  graphs_.run({GraphWork::update, {}}, [&] { experiment_.optimizer.step(state); });
   pending_.push_back(std::move(outcome));
   fetch();
   feed_.prefetch();

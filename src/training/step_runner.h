@@ -22,8 +22,9 @@ struct StepOutcome {
 
 class StepRunner {
  public:
-  /// `source` gives micro-batches without end.
-  StepRunner(Experiment& experiment, Communicator& communicator, BatchSource source);
+  /// `source` gives micro-batches without end. `graphs` may serve no other runner: they hold addresses of this
+  /// one.
+  StepRunner(Experiment& experiment, Communicator& communicator, BatchSource source, GraphCache& graphs);
   ~StepRunner();
   StepRunner(const StepRunner&) = delete;
   StepRunner& operator=(const StepRunner&) = delete;
@@ -52,13 +53,15 @@ class StepRunner {
   Experiment& experiment_;
   Communicator& communicator_;
   BatchFeed feed_;
-  GraphCache graphs_;
+  GraphCache& graphs_;
   std::vector<Slot> slots_;  ///< on a GPU
   std::size_t next_slot_ = 0;
   std::deque<StepOutcome> pending_;
   std::int64_t part_tokens_ = 0;  ///< of the micro-batch in work, for advice
 };
 
+/// Records of the parts that a batch is computed in.
+std::int64_t part_records(const Experiment& experiment);
 /// Bytes of the largest packed batch of `records` records of the experiment's task.
 std::size_t largest_batch_bytes(const Experiment& experiment, std::int64_t records);
 

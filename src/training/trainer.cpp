@@ -7,6 +7,7 @@
 #include "data/loader.h"
 #include "io/atomic_file.h"
 #include "tern/logging.h"
+#include "training/evaluator.h"
 #include "training/progress_line.h"
 #include "training/run_files.h"
 #include "training/run_folder.h"
@@ -29,7 +30,9 @@ struct Trainer::State {
   std::shared_ptr<const data::RecordFile> train, dev, test;  // before the folder: no data, no folder
   data::TrainLoader loader;
   RunFolder folder;
+  GraphCache graphs;
   StepRunner runner;
+  Evaluator evaluator;
   Progress progress;
   ProgressLine line;
   Clock::time_point started = Clock::now();
@@ -46,7 +49,10 @@ struct Trainer::State {
         test(open_split(e.task.test, e.task)),
         loader(train, training_loader_options(e, c)),
         folder(options.folder, e.config, e.task),
-        runner(e, c, [this] { return loader.next(); }) {}
+        graphs(e.device(), e.config.run.graphs),
+        runner(
+            e, c, [this] { return loader.next(); }, graphs),
+        evaluator(e, graphs) {}
 
   const TrainingConfig& training() const { return experiment.config.training; }
   void require_space() const;
@@ -214,7 +220,7 @@ bool Trainer::State::must_settle() const {
 
 void Trainer::State::evaluate_dev() {
   const auto began = Clock::now();
-  const Score score = evaluate(experiment, experiment.task.dev, training().evaluate_batches).all;
+  const Score score = evaluator.score(dev, training().evaluate_batches).all;
   progress.evaluation_seconds += seconds_since(began);
   progress.evaluation_is_due = stop_requested();
   if (progress.evaluation_is_due) return;
@@ -284,7 +290,7 @@ RunResult Trainer::State::finish() {
     logging::warning("test", "no evaluation on dev gave a finite loss: scoring the last parameters");
   }
   const auto began = Clock::now();
-  result.test = evaluate(experiment, experiment.task.test);
+  result.test = evaluator.score(test);
   result.test_seconds = seconds_since(began);
   const TaskInterface& task = experiment.task.interface;
   if (!task.is_regression && !task.predicts_tokens) result.test_majority = majority_share(*test);

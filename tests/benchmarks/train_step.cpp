@@ -149,8 +149,9 @@ void run(const Options& options) {
   set_threads(static_cast<int>(config.run.threads));
   Experiment experiment(config, task_of(config, options));
   const auto communicator = solo_communicator();
-  StepRunner runner(experiment, *communicator, batch_source(experiment, *communicator, options));
   const Device device = experiment.device();
+  GraphCache graphs(device, config.run.graphs);
+  StepRunner runner(experiment, *communicator, batch_source(experiment, *communicator, options), graphs);
   time_steps(runner, config, 0, options.warm_up, device);
   reset_peak_memory();
   if (device.type == DeviceType::cuda) reset_device_memory_peak(device.index);

@@ -8,6 +8,7 @@
 #include "support/tiny_run.h"
 #include "support/tolerance.h"
 #include "tern/logging.h"
+#include "training/evaluator.h"
 
 namespace tern::test {
 namespace {
@@ -109,7 +110,9 @@ TEST_P(CudaTraining, its_checkpoints_can_be_scored_on_the_cpu) {
   Experiment experiment(config({}));
   load_parameters(checkpoint_path(temporary / "run" / "checkpoints", 10), experiment.store);
   experiment.state.set_step(10);
-  const TestScore here = evaluate(experiment, experiment.task.test);
+  GraphCache graphs(experiment.device(), true);
+  const TestScore here =
+      Evaluator(experiment, graphs).score(std::make_shared<data::RecordFile>(experiment.task.test));
   EXPECT_EQ(here.all.examples, result.test.all.examples);
   EXPECT_EQ(here.drop_last.examples, result.test.drop_last.examples);
   EXPECT_NEAR(here.all.loss, result.test.all.loss, 0.02 * result.test.all.loss) << "bfloat16 there";
