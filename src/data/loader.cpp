@@ -113,11 +113,11 @@ std::thread start_quiet_thread(Body body) {
 
 }  // namespace
 
-/// One thread that keeps up to `depth` batches ready, in order. It ends at an exception, which take() throws
-/// after the batches before it.
-class TrainLoader::Prefetcher {
+/// One thread that keeps up to `depth` batches ready, in order, until `build` gives none. It ends at an
+/// exception too, which take() throws after the batches before it.
+class Prefetcher {
  public:
-  Prefetcher(int depth, std::function<Batch()> build)
+  Prefetcher(int depth, std::function<std::optional<Batch>()> build)
       : depth_(static_cast<std::size_t>(depth)), build_(std::move(build)) {
     thread_ = start_quiet_thread([this] { run(); });
   }
@@ -131,10 +131,11 @@ class TrainLoader::Prefetcher {
     thread_.join();
   }
 
-  Batch take() {
+  std::optional<Batch> take() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return !ready_.empty() || failure_; });
-    if (ready_.empty()) std::rethrow_exception(failure_);
+    changed_.wait(lock, [&] { return !ready_.empty() || ended_; });
+    if (ready_.empty() && failure_) std::rethrow_exception(failure_);
+    if (ready_.empty()) return std::nullopt;
     Batch batch = std::move(ready_.front());
     ready_.pop_front();
     lock.unlock();
@@ -144,18 +145,22 @@ class TrainLoader::Prefetcher {
 
  private:
   void run() {
+    std::exception_ptr failure;
     try {
       while (wait_for_room()) {
-        Batch batch = build_();
+        std::optional<Batch> batch = build_();
+        if (!batch) break;
         const std::lock_guard lock(mutex_);
-        ready_.push_back(std::move(batch));
+        ready_.push_back(std::move(*batch));
         changed_.notify_all();
       }
     } catch (...) {
-      const std::lock_guard lock(mutex_);
-      failure_ = std::current_exception();
-      changed_.notify_all();
+      failure = std::current_exception();
     }
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    failure_ = failure;
+    changed_.notify_all();
   }
 
   /// False when the loader is closing.
@@ -166,12 +171,12 @@ class TrainLoader::Prefetcher {
   }
 
   std::size_t depth_;
-  std::function<Batch()> build_;
+  std::function<std::optional<Batch>()> build_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Batch> ready_;
   std::exception_ptr failure_;
-  bool stopped_ = false;
+  bool stopped_ = false, ended_ = false;
   std::thread thread_;
 };
 
@@ -203,9 +208,9 @@ Batch TrainLoader::next() {
     });
   }
   try {
-    Batch batch = prefetcher_ ? prefetcher_->take() : build(position_);
+    std::optional<Batch> batch = prefetcher_ ? prefetcher_->take() : build(position_);
     position_ += options_.batch_size;
-    return batch;
+    return std::move(*batch);
   } catch (...) {
     prefetcher_.reset();  // its thread has ended; a further call tries again from the same position
     throw;
@@ -239,15 +244,27 @@ EvalLoader::EvalLoader(std::shared_ptr<const RecordFile> file, const LoaderOptio
   check(*file_, options_);
 }
 
+EvalLoader::~EvalLoader() = default;
+
 std::optional<Batch> EvalLoader::next() {
+  if (options_.prefetch == 0) return build();
+  if (!prefetcher_) prefetcher_ = std::make_unique<Prefetcher>(options_.prefetch, [this] { return build(); });
+  return prefetcher_->take();
+}
+
+void EvalLoader::reset() {
+  prefetcher_.reset();
+  position_ = 0;
+}
+
+std::optional<Batch> EvalLoader::build() {
   const std::int64_t length = std::min(options_.batch_size, file_->count() - position_);
   if (length == 0) return std::nullopt;
   const auto [begin, end] = rank_part(position_, length, options_);
   std::vector<std::int64_t> records(static_cast<std::size_t>(end - begin));
   std::iota(records.begin(), records.end(), begin);
-  Batch batch = build_batch(*file_, records, options_);
   position_ += length;
-  return batch;
+  return build_batch(*file_, records, options_);
 }
 
 std::int64_t EvalLoader::batches() const {

@@ -42,6 +42,8 @@ struct LoaderOptions {
 /// the stream "loader.shuffle" under `seed` with step = epoch. Linear.
 std::vector<std::int64_t> shuffled_order(std::int64_t count, std::uint64_t seed, std::uint32_t epoch);
 
+class Prefetcher;
+
 /// An endless stream of shuffled batches. The stream is the orders of epochs 0, 1, ... one after another;
 /// batches run on across the end of an epoch. Nothing depends on the prefetch depth or on timing; ranks only
 /// divide each batch.
@@ -63,7 +65,6 @@ class TrainLoader {
   std::int64_t epoch() const;
 
  private:
-  class Prefetcher;
   Batch build(std::int64_t position);
 
   std::shared_ptr<const RecordFile> file_;
@@ -79,18 +80,25 @@ class EvalLoader {
  public:
   /// Errors as TrainLoader's.
   EvalLoader(std::shared_ptr<const RecordFile> file, const LoaderOptions& options);
+  ~EvalLoader();
+  EvalLoader(const EvalLoader&) = delete;
+  EvalLoader& operator=(const EvalLoader&) = delete;
 
-  /// The next batch, or nothing after the last. A rank's part of the last batch may be empty.
+  /// The next batch, or nothing after the last. A rank's part of the last batch may be empty. Errors of the
+  /// background thread are thrown here.
   std::optional<Batch> next();
   /// Starts again.
-  void reset() { position_ = 0; }
+  void reset();
   /// Batches of one pass.
   std::int64_t batches() const;
 
  private:
+  std::optional<Batch> build();
+
   std::shared_ptr<const RecordFile> file_;
   LoaderOptions options_;
-  std::int64_t position_ = 0;
+  std::int64_t position_ = 0;  // of the batch that is built next
+  std::unique_ptr<Prefetcher> prefetcher_;
 };
 
 }  // namespace tern::data

@@ -64,8 +64,8 @@ TestScore Evaluator::score(const std::shared_ptr<const data::RecordFile>& file, 
   // Fetched in the end, so that nothing waits between batches.
   const Tensor predictions =
       outputs_.defined() ? empty({file->count()}, DType::float64, experiment_.device()) : Tensor();
-  feed_.restart(
-      [loader = data::EvalLoader(file, loader_options(experiment_))]() mutable { return loader.next(); });
+  const auto loader = std::make_shared<data::EvalLoader>(file, loader_options(experiment_));
+  feed_.restart([loader] { return loader->next(); });
   clear(running);
   std::int64_t done = 0;
   while (done < wanted) {

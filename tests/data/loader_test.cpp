@@ -261,24 +261,43 @@ TEST(eval_loader, passes_once_in_order_and_keeps_the_last_batch) {
   TemporaryFolder folder;
   const RecordHeader header = example_header(2);
   const auto file = example_file(folder, 23, header);
-  EvalLoader loader(file, {.batch_size = 10, .padded_length = 128});
-  EXPECT_EQ(loader.batches(), 3);
-  for (int pass = 0; pass < 2; ++pass) {
-    std::vector<std::int64_t> records, sizes;
-    while (const std::optional<Batch> batch = loader.next()) {
-      expect_faithful(*batch, header, 0, true);
-      EXPECT_EQ(batch->padded_length, 128);
-      sizes.push_back(batch->records);
-      for (std::int64_t i = 0; i < batch->records; ++i) {
-        records.push_back(batch->sample[static_cast<std::size_t>(i)] / 2);
+  for (const int prefetch : {0, 1, 4}) {
+    EvalLoader loader(file, {.batch_size = 10, .padded_length = 128, .prefetch = prefetch});
+    EXPECT_EQ(loader.batches(), 3);
+    for (int pass = 0; pass < 2; ++pass) {
+      std::vector<std::int64_t> records, sizes;
+      while (const std::optional<Batch> batch = loader.next()) {
+        expect_faithful(*batch, header, 0, true);
+        EXPECT_EQ(batch->padded_length, 128);
+        sizes.push_back(batch->records);
+        for (std::int64_t i = 0; i < batch->records; ++i) {
+          records.push_back(batch->sample[static_cast<std::size_t>(i)] / 2);
+        }
       }
+      EXPECT_EQ(sizes, (std::vector<std::int64_t>{10, 10, 3}));
+      std::vector<std::int64_t> all(23);
+      std::iota(all.begin(), all.end(), 0);
+      EXPECT_EQ(records, all);
+      EXPECT_FALSE(loader.next().has_value());
+      loader.reset();
     }
-    EXPECT_EQ(sizes, (std::vector<std::int64_t>{10, 10, 3}));
-    std::vector<std::int64_t> all(23);
-    std::iota(all.begin(), all.end(), 0);
-    EXPECT_EQ(records, all);
-    EXPECT_FALSE(loader.next().has_value());
-    loader.reset();
+  }
+}
+
+TEST(eval_loader, damage_is_told_by_the_batch_that_meets_it) {
+  TemporaryFolder folder;
+  const auto file = damaged_file(folder);
+  std::optional<int> passed;
+  for (const int prefetch : {0, 1, 4}) {
+    EvalLoader loader(file, {.batch_size = 4, .verify = false, .prefetch = prefetch});
+    int before = 0;
+    const Error error = thrown_error([&] {
+      for (; loader.next(); ++before) {}
+    });
+    EXPECT_EQ(error.code(), ExitCode::bad_data);
+    EXPECT_TRUE(mentions(error, "ids of record")) << error.what();
+    EXPECT_EQ(before, passed.value_or(before)) << prefetch;
+    passed = before;
   }
 }
 
