@@ -16,22 +16,26 @@ constexpr int step_rows = 16;                              ///< partners of a st
 constexpr int stages = 3;  ///< steps in shared memory: one in work, the others on their way
 constexpr std::uint32_t all_lanes = 0xFFFFFFFFu;
 
-/// Rows of one step in shared memory. A lane copies parts of the rows lane / chunks + i * `together`; these
-/// hold neighbouring entries, so that the lane reads their ids at once.
+/// Rows of one step in shared memory, in lines of 128 bytes: [y | x] of 32 columns, or a line of y and one of x
+/// of 64. A lane copies chunk lane % 8 of the rows lane / 8 + i * `together`; these hold neighbouring entries,
+/// so that the lane reads their ids at once. Eight lanes ask for a whole line of a partner whose y and x lie
+/// side by side in memory, which is one request to the second-level cache.
 template <int width>
 struct Step {
-  bfloat16 y[step_rows * width], x[step_rows * width];
-
-  static constexpr int chunks = width / 8;  ///< of 16 bytes in a row
+  static constexpr int lines = width / 32;      ///< of a row
+  static constexpr int line = 128, chunks = 8;  ///< bytes, and parts of 16 bytes
   static constexpr int together = warp_lanes / chunks, rows_of_lane = step_rows / together;
-  static constexpr std::uint32_t x_offset = step_rows * width * sizeof(bfloat16), bytes = 2 * x_offset;
+  static constexpr std::uint32_t line_offset = step_rows * line, bytes = lines * line_offset;
+  std::byte rows[bytes];
 
   /// Chunks are exchanged such that equal chunks of eight neighbouring rows lie in different banks.
-  __device__ static constexpr std::uint32_t exchange(std::uint32_t row) {
-    return row / (8 / chunks) % chunks << 4;
-  }
+  __device__ static constexpr std::uint32_t exchange(std::uint32_t row) { return row % chunks << 4; }
   __device__ static __forceinline__ std::uint32_t place(std::uint32_t row, std::uint32_t chunk) {
-    return row * (2 * width) + (chunk << 4 ^ exchange(row));
+    return row * line + (chunk << 4 ^ exchange(row));
+  }
+  /// Where x lies, given the place of the same columns of y.
+  __device__ static __forceinline__ std::uint32_t x_of(std::uint32_t y) {
+    return lines == 1 ? y ^ line / 2 : y + line_offset;
   }
   /// Entry of a row.
   __device__ static __forceinline__ std::uint32_t entry(std::uint32_t row) {
@@ -105,20 +109,17 @@ struct PartnerCopies {
   static constexpr int id_bits = 8 * sizeof(Id), words = Layout::rows_of_lane * id_bits / 32;
   using Ids = Pack<std::uint32_t, words>;
 
-  const Id* ids;  ///< of the lane's first row, of the step in work
-  const char *y, *x;
-  std::uint32_t y_stride, x_stride;  ///< bytes
-  std::uint32_t to;                  ///< where the lane's first chunk lies in the first step
-  int entry, end;                    ///< first of the step in work, and behind the run's last
-  int place, count;                  ///< of the lane's first row in the run, in the step in work; of entries
-  Ids held[stages] = {};             ///< of the next steps
+  const Id* ids;                        ///< of the lane's first row, of the step in work
+  const char* from[Layout::lines];      ///< the lane's chunk of the sequence's first row
+  std::uint32_t stride[Layout::lines];  ///< bytes
+  std::uint32_t to;                     ///< where the lane's first chunk lies in the first step
+  int entry, end;                       ///< first of the step in work, and behind the run's last
+  int place, count;                     ///< of the lane's first row in the run, in the step in work; of entries
+  Ids held[stages] = {};                ///< of the next steps
 
   __device__ __forceinline__ PartnerCopies(const PartnerVisits<bfloat16, Id>& p, int head,
                                            const JoinedLists::Run& run, std::uint32_t buffers)
-      : y_stride(static_cast<std::uint32_t>(p.partner_y.token_stride) * 2),
-        x_stride(static_cast<std::uint32_t>(p.partner_x.token_stride) * 2),
-        end(static_cast<int>(run.end)),
-        count(static_cast<int>(run.end - run.first)) {
+      : end(static_cast<int>(run.end)), count(static_cast<int>(run.end - run.first)) {
     const int lane = static_cast<int>(threadIdx.x) % warp_lanes, row = lane / Layout::chunks,
               chunk = lane % Layout::chunks;
     const std::uint32_t index = run.first + run.start, before = index % Layout::rows_of_lane;
@@ -126,8 +127,14 @@ struct PartnerCopies {
     place = row * Layout::rows_of_lane - static_cast<int>(before);
     ids = p.collisions.lists.ids + head * p.collisions.lists.id_stride + index + place;
     to = buffers + Layout::place(row, chunk);
-    y = reinterpret_cast<const char*>(row_of(p.partner_y, run.begin, head) + 8 * chunk);
-    x = reinterpret_cast<const char*>(row_of(p.partner_x, run.begin, head) + 8 * chunk);
+#pragma unroll
+    for (int line = 0; line < Layout::lines; ++line) {
+      const int column = line * 64 + chunk * 8;
+      const bool is_x = column >= width;
+      const Heads<const bfloat16>& rows = is_x ? p.partner_x : p.partner_y;
+      from[line] = reinterpret_cast<const char*>(row_of(rows, run.begin, head) + column % width);
+      stride[line] = static_cast<std::uint32_t>(rows.token_stride) * 2;
+    }
 #pragma unroll
     for (int step = 0; step < stages; ++step) load(step, step);
   }
@@ -148,9 +155,10 @@ struct PartnerCopies {
             static_cast<std::uint32_t>(place + step * step_rows + i) < static_cast<std::uint32_t>(count);
         const std::uint64_t id = static_cast<Id>(held[buffer].item[i * id_bits / 32] >> i * id_bits % 32);
         const std::uint32_t at = (to ^ Layout::exchange(i * Layout::together)) +
-                                 i * Layout::together * (2 * width) + buffer * Layout::bytes;
-        copy_ahead<16>(at, y + id * y_stride, is_inside);
-        copy_ahead<16>(at + Layout::x_offset, x + id * x_stride, is_inside);
+                                 i * Layout::together * Layout::line + buffer * Layout::bytes;
+#pragma unroll
+        for (int line = 0; line < Layout::lines; ++line)
+          copy_ahead<16>(at + line * Layout::line_offset, from[line] + id * stride[line], is_inside);
       }
       load(step + stages, buffer);
     }
@@ -187,7 +195,7 @@ struct WarpVisits {
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile) {
         std::uint32_t y[4];
-        load_matrices(y, (at ^ static_cast<std::uint32_t>(32 * k)) + tile * (8 * 2 * width));
+        load_matrices(y, (at ^ static_cast<std::uint32_t>(32 * k)) + tile * (8 * Layout::line));
         add_product(gain[tile], own_y[k], y[0], y[1]);
         add_product(gain[tile], own_y[k + 1], y[2], y[3]);
       }
@@ -220,7 +228,7 @@ struct WarpVisits {
     for (int c = 0; c < columns; c += 2) {
       std::uint32_t x[4];
       const std::uint32_t from = at ^ static_cast<std::uint32_t>(c << 4);
-      load_matrices_transposed(x, from + Layout::x_offset);
+      load_matrices_transposed(x, Layout::x_of(from));
       add_product(dx[c], w.high, x[0], x[1]);
       add_product(dx[c + 1], w.high, x[2], x[3]);
       add_product(dx[c], w.low, x[0], x[1]);
