@@ -17,6 +17,10 @@
 namespace tern::kernels {
 namespace {
 
+/// Rows of at most so many bytes lie in pairs that visits read together, where they are scaled: then the two of
+/// a partner are one request to the second-level cache.
+constexpr int joined_bytes = 64;
+
 /// The gradients of all heads, a group of heads after another in one work area.
 template <class T, class Code, class Id>
 class GradientGroups {
@@ -35,9 +39,10 @@ class GradientGroups {
         most_heads_(heads_together(sequences, shape, operands.q, y.rows.data != nullptr)),
         finder_(cuda, sequences, shape.hashes, shape.bits, most_heads_, true, cuda.options.deterministic),
         crowded_(cuda, most_heads_ * sequences.tokens * operands.q.width),
-        q_(cuda, sequences.tokens, unit_heads(), operands.q.width),
+        joins_(operands.q.width * static_cast<int>(sizeof(T)) <= joined_bytes),
+        q_(cuda, sequences.tokens, unit_heads(), operands.q.width, joins_ ? 2 : 1),
         k_(cuda, sequences.tokens, unit_heads(), operands.q.width),
-        dy_(cuda, sequences.tokens, unit_heads(), operands.q.width) {
+        dy_(cuda, sequences.tokens, joins_ ? 0 : unit_heads(), operands.q.width) {
     const std::int64_t sums = most_heads_ * sequences.tokens * operands.q.width;
     check_cuda(cudaMemsetAsync(crowded_.data(), 0, static_cast<std::size_t>(sums) * sizeof(A), cuda.stream),
                "collision_gradients: clear");
@@ -113,8 +118,9 @@ class GradientGroups {
   Rows scale(Cuda& cuda, int first, int heads) const {
     const auto part = [&](const auto& x) { return heads_from(x, first, heads); };
     if (y_.rows.data == nullptr) return {{part(o_.q), {}}, {part(o_.k), {}}, part(o_.v), part(o_.dy)};
-    return {q_.scale(cuda, part(o_.q)), k_.scale(cuda, part(o_.k)), part(o_.v),
-            dy_.pass_scaling(cuda, part(y_), part(o_.dy))};
+    const Heads<T> dy = joins_ ? q_.rows(part(o_.dy), 1) : dy_.rows(part(o_.dy), 0);
+    unit_rows_backward<T>(cuda, part(y_), part(o_.dy), dy);
+    return {q_.scale(cuda, part(o_.q)), k_.scale(cuda, part(o_.k)), part(o_.v), read_only(dy)};
   }
 
   void run_group(int first, int heads) {
@@ -163,6 +169,7 @@ class GradientGroups {
   int most_heads_;
   CollisionFinder<Id> finder_;
   Scratch<A> crowded_;
+  bool joins_;               ///< dy_ has no rows, they lie beside those of q_
   UnitHeads<T> q_, k_, dy_;  ///< scaled rows, and the gradient of what the rows y were before
 };
 
