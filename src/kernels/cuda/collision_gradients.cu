@@ -11,6 +11,7 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/collision_crowded.h"
 #include "kernels/cuda/collision_visits.h"
+#include "kernels/cuda/copy_rows.cuh"
 #include "kernels/cuda/unit_heads.cuh"
 #include "kernels/hashing.h"
 
@@ -39,9 +40,9 @@ class GradientGroups {
         most_heads_(heads_together(sequences, shape, operands.q, y.rows.data != nullptr)),
         finder_(cuda, sequences, shape.hashes, shape.bits, most_heads_, true, cuda.options.deterministic),
         crowded_(cuda, most_heads_ * sequences.tokens * operands.q.width),
-        joins_(operands.q.width * static_cast<int>(sizeof(T)) <= joined_bytes),
+        joins_(rows_are_joined(operands.q)),
         q_(cuda, sequences.tokens, unit_heads(), operands.q.width, joins_ ? 2 : 1),
-        k_(cuda, sequences.tokens, unit_heads(), operands.q.width),
+        k_(cuda, sequences.tokens, unit_heads(), operands.q.width, joins_ ? 2 : 1),
         dy_(cuda, sequences.tokens, joins_ ? 0 : unit_heads(), operands.q.width) {
     const std::int64_t sums = most_heads_ * sequences.tokens * operands.q.width;
     check_cuda(cudaMemsetAsync(crowded_.data(), 0, static_cast<std::size_t>(sums) * sizeof(A), cuda.stream),
@@ -60,8 +61,13 @@ class GradientGroups {
         CollisionFinder<Id>::bytes_of_head(sequences, shape.hashes, true) +
         rows.width * (sequences.tokens * static_cast<std::int64_t>(sizeof(A)) +
                       summed_rows(sequences, shape) * static_cast<std::int64_t>(sizeof(T))) +
-        (are_scaled ? 3 * UnitHeads<T>::bytes_of_head(sequences.tokens, rows.width) : 0);
+        (are_scaled
+             ? (rows_are_joined(rows) ? 4 : 3) * UnitHeads<T>::bytes_of_head(sequences.tokens, rows.width)
+             : 0);
     return static_cast<int>(std::clamp<std::int64_t>(group_bytes / bytes, 1, rows.heads));
+  }
+  static bool rows_are_joined(const Heads<const T>& rows) {
+    return rows.width * static_cast<int>(sizeof(T)) <= joined_bytes;
   }
   int unit_heads() const { return y_.rows.data == nullptr ? 0 : most_heads_; }
   static std::int64_t summed_rows(const Sequences& sequences, HashShape shape) {
@@ -120,7 +126,13 @@ class GradientGroups {
     if (y_.rows.data == nullptr) return {{part(o_.q), {}}, {part(o_.k), {}}, part(o_.v), part(o_.dy)};
     const Heads<T> dy = joins_ ? q_.rows(part(o_.dy), 1) : dy_.rows(part(o_.dy), 0);
     unit_rows_backward<T>(cuda, part(y_), part(o_.dy), dy);
-    return {q_.scale(cuda, part(o_.q)), k_.scale(cuda, part(o_.k)), part(o_.v), read_only(dy)};
+    Heads<const T> v = part(o_.v);
+    if (joins_) {
+      const Heads<T> joined = k_.rows(v, 1);
+      copy_rows<T>(cuda, v, joined);
+      v = read_only(joined);
+    }
+    return {q_.scale(cuda, part(o_.q)), k_.scale(cuda, part(o_.k)), v, read_only(dy)};
   }
 
   void run_group(int first, int heads) {
@@ -169,7 +181,7 @@ class GradientGroups {
   int most_heads_;
   CollisionFinder<Id> finder_;
   Scratch<A> crowded_;
-  bool joins_;               ///< dy_ has no rows, they lie beside those of q_
+  bool joins_;               ///< dy_ has no rows, they lie beside those of q_, and values beside those of k_
   UnitHeads<T> q_, k_, dy_;  ///< scaled rows, and the gradient of what the rows y were before
 };
 
