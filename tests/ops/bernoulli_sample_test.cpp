@@ -140,6 +140,15 @@ TEST(BernoulliSample, equals_its_formula_for_joined_lists) {
   }
 }
 
+/// So many rows that CUDA's multiprocessors take several rounds of tiles each.
+TEST(BernoulliSample, equals_its_formula_for_many_rows) {
+  if (cuda_devices() == 0) GTEST_SKIP() << cuda_description();
+  const Place place{{DeviceType::cuda, 0}, DType::bfloat16};
+  for (const int width : {32, 64})
+    check_formula(place, std::vector<int>(120, 300), width, {HashFamily::gaussian, 2, 7}, surrogate,
+                  BernoulliRows::unit);
+}
+
 TEST(BernoulliSample, equals_its_formula_where_buckets_are_crowded) {
   for (const Place& place : places())
     for (const auto gradient : {BernoulliGradient::surrogate, BernoulliGradient::exact})
