@@ -13,7 +13,7 @@ struct SimtBlock {
   int head, chunk;
   __device__ SimtBlock(const Sequences& sequences, int heads, int chunks, int rows) {
     const int block = static_cast<int>(blockIdx.x);
-    part = find_part(sequences, block / (heads * chunks), rows);
+    part = find_part(sequences, RowCut{rows}, block / (heads * chunks));
     head = block % (heads * chunks) / chunks;
     chunk = block % chunks;
   }
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   const SequencePart& part = block.part;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (part.sequence < 0) {
-    const std::int64_t token = sequences.offsets[sequences.count] + std::int64_t{part.spare} * Tiles::rows;
+    const std::int64_t token = spare_token(sequences, part, Tiles::rows);
     if (block.chunk == 0) clear_rows(out, token, head, Tiles::rows);
     if constexpr (Score::has_statistics)
       if (block.chunk == 0) score.clear_statistics(token, head, Tiles::rows);
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   const SequencePart& part = block.part;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (part.sequence < 0) {
-    const std::int64_t token = sequences.offsets[sequences.count] + std::int64_t{part.spare} * Tiles::rows;
+    const std::int64_t token = spare_token(sequences, part, Tiles::rows);
     if (block.chunk > 0) return;
     clear_rows(keys_resident ? out.dk : out.dq, token, head, Tiles::rows);
     if (keys_resident) clear_rows(out.dv, token, head, Tiles::rows);

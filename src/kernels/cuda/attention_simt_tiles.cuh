@@ -1,6 +1,6 @@
-// Tiles of attention without tensor cores: which part of which sequence a block works on, how rows reach shared
-// memory, and the two products of a tile. A block holds `rows` resident rows and streams `keys` rows at a time
-// past them; a warp owns 16 or 32 of the resident rows, so the weights that it writes are read by itself alone.
+// Tiles of attention without tensor cores: how rows reach shared memory, and the two products of a tile. A
+// block holds `rows` resident rows and streams `keys` rows at a time past them; a warp owns 16 or 32 of the
+// resident rows, so the weights that it writes are read by itself alone.
 //
 // A lane holds patches of 4 x 4 weights, rows {a, a + 1, a + 8, a + 9} against {b, b + 1, b + 8, b + 9}: the
 // shape that one dropout block serves (kernels/attention.h).
@@ -9,8 +9,7 @@
 #include <cuda_pipeline_primitives.h>
 
 #include "kernels/attention.h"
-#include "kernels/cuda/block.cuh"
-#include "kernels/cuda/ragged.cuh"
+#include "kernels/cuda/sequence_parts.cuh"
 
 namespace tern::kernels {
 namespace {
@@ -54,46 +53,6 @@ struct SimtLane {
   /// Column of pack i of the sums.
   __device__ static int column(int i) { return (static_cast<int>(threadIdx.x) % 8 + 8 * i) * Tiles::items; }
 };
-
-/// A block's part of the batch: `length` tokens of a sequence from token `begin` on, of which it owns those
-/// from `first` on.
-struct SequencePart {
-  int sequence = -1;  ///< -1: none is left
-  int begin = 0, length = 0, first = 0;
-  int spare = 0;  ///< without a sequence: the block's number among those
-};
-
-/// Part `part` of the sequences cut into pieces of `rows` tokens, longest sequences first.
-__device__ inline SequencePart find_part(const Sequences& sequences, int part, int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, count = static_cast<int>(sequences.count);
-  int passed = 0;
-  for (int base = 0; base < count; base += warp_lanes) {
-    const int sequence = base + lane < count ? sequences.order[base + lane] : -1;
-    const int begin = sequence < 0 ? 0 : sequences.offsets[sequence];
-    const int length = sequence < 0 ? 0 : sequences.offsets[sequence + 1] - begin;
-    const int parts = (length + rows - 1) / rows;
-    int end = parts;
-    for (int step = 1; step < warp_lanes; step *= 2) {
-      const int other = __shfl_up_sync(0xFFFFFFFFu, end, step);
-      if (lane >= step) end += other;
-    }
-    const unsigned reached = __ballot_sync(0xFFFFFFFFu, passed + end > part);
-    if (reached != 0) {
-      const int found = __ffs(static_cast<int>(reached)) - 1;
-      const int start = __shfl_sync(0xFFFFFFFFu, end - parts, found);
-      return {.sequence = __shfl_sync(0xFFFFFFFFu, sequence, found),
-              .begin = __shfl_sync(0xFFFFFFFFu, begin, found),
-              .length = __shfl_sync(0xFFFFFFFFu, length, found),
-              .first = (part - passed - start) * rows};
-    }
-    passed += __shfl_sync(0xFFFFFFFFu, end, warp_lanes - 1);
-  }
-  return {.spare = part - passed};
-}
-/// No batch has more parts, and where rows belong to no sequence, parts of `rows` of them fit in as well.
-inline std::int64_t most_parts(const Sequences& sequences, int rows) {
-  return (sequences.tokens + rows - 1) / rows + sequences.count;
-}
 
 /// Starts the copy of columns `column` .. + Tiles::columns - 1 of `count` rows from token `token` on; what lies
 /// outside rows and width becomes zero. `packed`: 16-byte accesses are allowed.
@@ -213,13 +172,6 @@ __device__ __forceinline__ void write_sums(const typename Tiles::Lane& lane, con
         if (!packed && first + i < to.width) row[first + i] = pack.item[i];
     }
   }
-}
-
-/// Zeros in `rows` rows from token `token` on, as far as they exist.
-template <class T>
-__device__ inline void clear_rows(const Heads<T>& to, std::int64_t token, int head, int rows) {
-  for (int i = static_cast<int>(threadIdx.x); i < rows * to.width; i += static_cast<int>(blockDim.x))
-    if (token + i / to.width < to.tokens) row_of(to, token + i / to.width, head)[i % to.width] = T{0};
 }
 
 /// Whether all rows of a view may be read and written 16 bytes at a time.

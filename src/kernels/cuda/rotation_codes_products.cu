@@ -3,9 +3,9 @@
 // all rounds of a head, meets the directions in tiles of eight and keeps the largest entry of each row in
 // registers too: nothing but rows, directions and codes moves. Cost as in rotation_codes.cu.
 #include "base/normal.h"
-#include "kernels/cuda/attention_simt_tiles.cuh"
 #include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/rotation_codes.h"
+#include "kernels/cuda/sequence_parts.cuh"
 #include "kernels/cuda/warp_products.cuh"
 
 namespace tern::kernels {
@@ -173,9 +173,9 @@ __global__ void __launch_bounds__(threads_per_block, pairs <= 4 ? 4 : 3)
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * warps_per_block + threadIdx.x / warp_lanes;
   const auto head = static_cast<int>(index / a.parts);
   if (head >= a.x.heads) return;
-  const SequencePart part = find_part(a.sequences, static_cast<int>(index % a.parts), rows);
+  const SequencePart part = find_part(a.sequences, RowCut{rows}, static_cast<int>(index % a.parts));
   if (part.sequence < 0) {
-    const std::int64_t first = a.sequences.offsets[a.sequences.count] + std::int64_t{part.spare} * rows;
+    const std::int64_t first = spare_token(a.sequences, part, rows);
     return clear_codes(a, first, min(first + rows, a.x.tokens), head);
   }
   const int columns = a.shape.columns(part.length);

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(Method::threads, Method::blocks)
     attend_sorted(const __grid_constant__ SortedPass<T> pass, SortedState<Accumulate<T>> state) {
   extern __shared__ __align__(128) std::byte shared[];
   const int heads = pass.in.q.heads, block = static_cast<int>(blockIdx.x);
-  const SequencePart part = find_part(pass.sequences, block / (heads * pass.chunks), Method::rows);
+  const SequencePart part = find_part(pass.sequences, RowCut{Method::rows}, block / (heads * pass.chunks));
   if (part.sequence < 0) return;
   const int head = block % (heads * pass.chunks) / pass.chunks, chunk = block % pass.chunks;
   const int last = min(part.first + Method::rows, part.length);

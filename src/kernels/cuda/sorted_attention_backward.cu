@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(Method::threads, keys_resident ? Method::block
   extern __shared__ __align__(128) std::byte shared[];
   const SortedPass<T>& pass = in.pass;
   const int heads = pass.in.q.heads, block = static_cast<int>(blockIdx.x);
-  const SequencePart part = find_part(pass.sequences, block / (heads * pass.chunks), Method::rows);
+  const SequencePart part = find_part(pass.sequences, RowCut{Method::rows}, block / (heads * pass.chunks));
   if (part.sequence < 0) return;
   const int head = block % (heads * pass.chunks) / pass.chunks;
   SortedRound<T> round(pass, part, head);
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(Method::threads, Method::blocks)
   const int first = block % tiles * Method::rows;
   block /= tiles;
   const int head = block % heads;
-  const SequencePart part = find_part(pass.sequences, block / heads, sample_queries);
+  const SequencePart part = find_part(pass.sequences, RowCut{sample_queries}, block / heads);
   if (part.sequence < 0) return;
   SortedRound<T> round(pass, part, head);
   if (round.samples() == 0) return;

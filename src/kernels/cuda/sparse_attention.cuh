@@ -1,49 +1,14 @@
-// What the kernels of attention over an AttentionPattern share: which tile of which sequence a block works on,
-// and the products of rows that the backward pass needs. A block owns one tile of rows in one head and walks
-// over the tiles that it is paired with, so sums have one owner and a fixed order.
+// What the kernels of attention over an AttentionPattern share: their blocks, pairs of tiles, and the products
+// of rows that the backward pass needs. A block owns one tile of rows in one head and walks over the tiles that
+// it is paired with, so sums have one owner and a fixed order.
 #pragma once
 
 #include "kernels/attention_pattern.h"
-#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/sequence_parts.cuh"
 #include "kernels/sparse_attention.h"
 
 namespace tern::kernels {
 namespace {
-
-struct SparsePlace {
-  int sequence = -1;          ///< -1: none is left
-  int begin = 0, length = 0;  ///< of the sequence
-  int tile = 0;
-  int spare = 0;  ///< without a sequence: the block's number among those
-};
-
-/// Tile `part` of all sequences, longest sequences first. Whole warps take part.
-__device__ inline SparsePlace find_tile(const Sequences& sequences, TileCut cut, int part) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_lanes, count = static_cast<int>(sequences.count);
-  int passed = 0;
-  for (int base = 0; base < count; base += warp_lanes) {
-    const int sequence = base + lane < count ? sequences.order[base + lane] : -1;
-    const int begin = sequence < 0 ? 0 : sequences.offsets[sequence];
-    const int length = sequence < 0 ? 0 : sequences.offsets[sequence + 1] - begin;
-    const int tiles = cut.count(length);
-    int end = tiles;
-    for (int step = 1; step < warp_lanes; step *= 2) {
-      const int other = __shfl_up_sync(0xFFFFFFFFu, end, step);
-      if (lane >= step) end += other;
-    }
-    const unsigned reached = __ballot_sync(0xFFFFFFFFu, passed + end > part);
-    if (reached != 0) {
-      const int found = __ffs(static_cast<int>(reached)) - 1;
-      const int start = __shfl_sync(0xFFFFFFFFu, end - tiles, found);
-      return {.sequence = __shfl_sync(0xFFFFFFFFu, sequence, found),
-              .begin = __shfl_sync(0xFFFFFFFFu, begin, found),
-              .length = __shfl_sync(0xFFFFFFFFu, length, found),
-              .tile = part - passed - start};
-    }
-    passed += __shfl_sync(0xFFFFFFFFu, end, warp_lanes - 1);
-  }
-  return {.spare = part - passed};
-}
 
 /// Blocks of a launch: no batch has more tiles, and where rows belong to no sequence, pieces of 64 of them fit
 /// in as well. `slices` blocks share a tile and head.
@@ -60,18 +25,14 @@ inline unsigned sparse_blocks(const Sequences& sequences, TileCut cut, int heads
 
 /// Zeros in the rows of a spare place.
 template <class T>
-__device__ inline void clear_spare(const Sequences& sequences, const SparsePlace& place, int head,
+__device__ inline void clear_spare(const Sequences& sequences, const SequencePart& place, int head,
                                    const Heads<T>& to) {
-  const std::int64_t first = sequences.offsets[sequences.count] + std::int64_t{place.spare} * tile_tokens;
-  for (int i = static_cast<int>(threadIdx.x); i < tile_tokens * to.width; i += static_cast<int>(blockDim.x))
-    if (const std::int64_t token = first + i / to.width; token < to.tokens)
-      to.data[token * to.token_stride + head * to.head_stride + i % to.width] = T{};
+  clear_rows(to, spare_token(sequences, place, tile_tokens), head, tile_tokens);
 }
 template <class A>
-__device__ inline void clear_spare_sums(const Sequences& sequences, const SparsePlace& place, int head,
+__device__ inline void clear_spare_sums(const Sequences& sequences, const SequencePart& place, int head,
                                         int heads, A* log_sums) {
-  const std::int64_t token = sequences.offsets[sequences.count] + std::int64_t{place.spare} * tile_tokens +
-                             static_cast<int>(threadIdx.x);
+  const std::int64_t token = spare_token(sequences, place, tile_tokens) + static_cast<int>(threadIdx.x);
   if (threadIdx.x < tile_tokens && token < sequences.tokens) log_sums[token * heads + head] = 0;
 }
 

@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   T* const weights = v + Tiles::keys * Tiles::stride;
   const auto& [sequences, in, options, y, log_sums, shape] = arguments;
   const SparseBlock block(sequences, {options.pattern.block}, in.q.heads, shape.chunks);
-  const SparsePlace& place = block.place;
+  const SequencePart& place = block.place;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (place.sequence < 0) {
     if (block.chunk > 0) return;
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   const Heads<const T>& columns = keys_resident ? in.q : in.k;
   const Heads<const T>& column_slopes = keys_resident ? dy : in.v;
   const SparseBlock block(sequences, {options.pattern.block}, in.q.heads, shape.chunks);
-  const SparsePlace& place = block.place;
+  const SequencePart& place = block.place;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (place.sequence < 0) {
     if (block.chunk > 0) return;

@@ -20,11 +20,11 @@ struct SparseShape {
 
 /// The block's place: tile, head, and the columns that it adds up.
 struct SparseBlock {
-  SparsePlace place;
+  SequencePart place;
   int head, chunk;
   __device__ SparseBlock(const Sequences& sequences, TileCut cut, int heads, int chunks) {
     const int block = static_cast<int>(blockIdx.x);
-    place = find_tile(sequences, cut, block / (heads * chunks));
+    place = find_part(sequences, cut, block / (heads * chunks));
     head = block % (heads * chunks) / chunks;
     chunk = block % chunks;
   }

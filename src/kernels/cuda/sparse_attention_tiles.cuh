@@ -19,11 +19,11 @@ struct SparseArguments {
 
 /// The block's place: tile, head, and the slice of columns that it adds up.
 struct SparseBlock {
-  SparsePlace place;
+  SequencePart place;
   int head, slice;
   __device__ SparseBlock(const SparseArguments& in, int slices) {
     const int block = static_cast<int>(blockIdx.x), parts = in.q.heads * slices;
-    place = find_tile(in.sequences, {in.options.pattern.block}, block / parts);
+    place = find_part(in.sequences, TileCut{in.options.pattern.block}, block / parts);
     head = block % parts / slices;
     slice = block % slices;
   }
@@ -90,7 +90,7 @@ constexpr int streamed_tiles = Shape::width > 128 ? 1 : 2;
 /// Calls visit(place, tile) for the tiles that the block's is paired with while their rows lie in shared
 /// memory; copy(place, tile) enqueues the copy of a tile's rows to one of streamed_tiles places.
 template <class Shape, class Copy, class Visit>
-__device__ __forceinline__ void walk(const TiledPattern& pattern, const SparsePlace& place,
+__device__ __forceinline__ void walk(const TiledPattern& pattern, const SequencePart& place,
                                      const std::int32_t* position, const Copy& copy, const Visit& visit) {
   constexpr bool copies_ahead = streamed_tiles<Shape> == 2;
   int tile = pattern.next(place.tile, 0), side = 0;
