@@ -49,12 +49,8 @@ unsigned blocks_of(const Sequences& sequences, int heads, const SimtShape& shape
 template <class Tiles, class Score>
 void forward(Cuda& cuda, const Sequences& sequences, const AttentionInputs<typename Tiles::Value>& in,
              const Score& score, const Heads<typename Tiles::Value>& out) {
-  const SimtShape shape{
-      (in.q.width + Tiles::columns - 1) / Tiles::columns,
-      has_packed_rows(in.q) && has_packed_rows(in.k) && has_packed_rows(in.v) && has_packed_rows(out)};
-  constexpr std::size_t bytes =
-      sizeof(typename Tiles::Value) *
-      ((Tiles::rows + Tiles::keys) * Tiles::stride + Tiles::keys * Tiles::value_stride + Tiles::weight_items);
+  const SimtShape shape = shape_of<Tiles>(in.q.width, in.q, in.k, in.v, out);
+  constexpr std::size_t bytes = SimtForwardMemory<Tiles>::bytes;
   const auto kernel = attend_simt<Score, Tiles>;
   allow_shared_memory(kernel, bytes);
   kernel<<<blocks_of<Tiles>(sequences, in.q.heads, shape), Tiles::threads, bytes, cuda.stream>>>(
@@ -66,12 +62,8 @@ template <class Tiles, bool keys_resident, class Score>
 void backward_pass(Cuda& cuda, const Sequences& sequences, const SimtBackward<typename Tiles::Value>& arguments,
                    const Score& score) {
   const auto& [in, dout, out] = arguments;
-  const SimtShape shape{(in.q.width + Tiles::columns - 1) / Tiles::columns,
-                        has_packed_rows(in.q) && has_packed_rows(in.k) && has_packed_rows(in.v) &&
-                            has_packed_rows(dout) && has_packed_rows(out.dq) && has_packed_rows(out.dk) &&
-                            has_packed_rows(out.dv)};
-  constexpr std::size_t bytes =
-      sizeof(typename Tiles::Value) * (2 * (Tiles::rows + Tiles::keys) * Tiles::stride + Tiles::weight_items);
+  const SimtShape shape = shape_of<Tiles>(in.q.width, in.q, in.k, in.v, dout, out.dq, out.dk, out.dv);
+  constexpr std::size_t bytes = SimtBackwardMemory<Tiles>::bytes;
   const auto kernel = differentiate_simt<Score, Tiles, keys_resident>;
   allow_shared_memory(kernel, bytes);
   kernel<<<blocks_of<Tiles>(sequences, in.q.heads, shape), Tiles::threads, bytes, cuda.stream>>>(

@@ -7,22 +7,16 @@
 namespace tern::kernels {
 namespace {
 
-/// The place of a block: part of a sequence, head, and the columns that it adds up.
-struct SimtBlock {
-  SequencePart part;
-  int head, chunk;
-  __device__ SimtBlock(const Sequences& sequences, int heads, int chunks, int rows) {
-    const int block = static_cast<int>(blockIdx.x);
-    part = find_part(sequences, RowCut{rows}, block / (heads * chunks));
-    head = block % (heads * chunks) / chunks;
-    chunk = block % chunks;
-  }
-};
-
-struct SimtShape {
-  int chunks;   ///< of Tiles::columns columns that the width has
-  bool packed;  ///< all rows may be moved 16 bytes at a time
-};
+/// Where the first tile of scores lies that a block computes.
+__device__ inline TilePlace first_place(const Sequences& sequences, const SimtBlock& block) {
+  const SequencePart& part = block.part;
+  return {.row = part.first,
+          .key = 0,
+          .key_count = part.length,
+          .head = block.head,
+          .token = part.begin,
+          .sample = static_cast<std::uint32_t>(sequences.sample[part.sequence])};
+}
 
 template <int rows, int stride>
 struct StagedRows {};
@@ -33,11 +27,8 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
                 Heads<typename Tiles::Value> out, SimtShape shape) {
   using T = typename Tiles::Value;
   extern __shared__ __align__(16) std::byte shared[];
-  T* const q = reinterpret_cast<T*>(shared);
-  T* const k = q + Tiles::rows * Tiles::stride;
-  T* const v = k + Tiles::keys * Tiles::stride;
-  T* const weights = v + Tiles::keys * Tiles::value_stride;
-  const SimtBlock block(sequences, in.q.heads, shape.chunks, Tiles::rows);
+  const SimtForwardMemory<Tiles> memory(shared);
+  const SimtBlock block(sequences, RowCut{Tiles::rows}, in.q.heads, shape.chunks);
   const SequencePart& part = block.part;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (part.sequence < 0) {
@@ -49,12 +40,7 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   }
   const typename Tiles::Lane lane;
   const int row_count = part.length - part.first;
-  TilePlace place{.row = part.first,
-                  .key = 0,
-                  .key_count = part.length,
-                  .head = head,
-                  .token = part.begin,
-                  .sample = static_cast<std::uint32_t>(sequences.sample[part.sequence])};
+  TilePlace place = first_place(sequences, block);
   typename Tiles::Sums sums{};
   typename Score::template Statistics<Tiles> statistics;
   score.template begin<Tiles>(statistics);
@@ -66,34 +52,34 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   constexpr StagedRows<Tiles::rows, Tiles::stride> query_rows;
   constexpr StagedRows<Tiles::keys, Tiles::stride> key_rows;
   constexpr StagedRows<Tiles::keys, Tiles::value_stride> value_rows;
-  stage(query_rows, q, in.q, part.first, 0);
-  stage(key_rows, k, in.k, 0, 0);
+  stage(query_rows, memory.q, in.q, part.first, 0);
+  stage(key_rows, memory.k, in.k, 0, 0);
   __pipeline_commit();
   for (; place.key < part.length; place.key += Tiles::keys, place.key_count -= Tiles::keys) {
     typename Tiles::Scores scores{};
     for (int chunk = 0; chunk < shape.chunks; ++chunk) {
       if (shape.chunks > 1 && (chunk > 0 || place.key > 0)) {
-        stage(query_rows, q, in.q, part.first, chunk * Tiles::columns);
-        stage(key_rows, k, in.k, place.key, chunk * Tiles::columns);
+        stage(query_rows, memory.q, in.q, part.first, chunk * Tiles::columns);
+        stage(key_rows, memory.k, in.k, place.key, chunk * Tiles::columns);
         __pipeline_commit();
       }
       __pipeline_wait_prior(0);
       __syncthreads();
       if (chunk == 0) {
-        stage(value_rows, v, in.v, place.key, column);
+        stage(value_rows, memory.v, in.v, place.key, column);
         __pipeline_commit();
       }
-      add_products<Tiles>(lane, q, k, scores);
+      add_products<Tiles>(lane, memory.q, memory.k, scores);
       __syncthreads();
     }
     if (shape.chunks == 1) {
-      if (place.key + Tiles::keys < part.length) stage(key_rows, k, in.k, place.key + Tiles::keys, 0);
+      if (place.key + Tiles::keys < part.length) stage(key_rows, memory.k, in.k, place.key + Tiles::keys, 0);
       __pipeline_commit();
     }
     score.template weigh<Tiles>(statistics, lane, place, scores, sums);
     __pipeline_wait_prior(shape.chunks == 1 ? 1 : 0);
     __syncthreads();
-    add_weighted<Tiles, Tiles::value_stride>(lane, scores, weights, v, sums);
+    add_weighted<Tiles, Tiles::value_stride>(lane, scores, memory.weights, memory.v, sums);
   }
   score.template finish<Tiles>(statistics);
   write_sums<Tiles>(lane, sums, out, part.begin + part.first, head, row_count, column, shape.packed,
@@ -116,19 +102,14 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
                        SimtShape shape) {
   using T = typename Tiles::Value;
   extern __shared__ __align__(16) std::byte shared[];
-  constexpr int resident = Tiles::rows * Tiles::stride, streamed = Tiles::keys * Tiles::stride;
-  T* const own = reinterpret_cast<T*>(shared);  // q or k
-  T* const own_slopes = own + resident;         // dout or v
-  T* const other = own_slopes + resident;
-  T* const other_slopes = other + streamed;
-  T* const weights = other_slopes + streamed;
+  const SimtBackwardMemory<Tiles> memory(shared);
   const auto& [in, dout, out] = arguments;
   const Heads<const T>& rows = keys_resident ? in.k : in.q;
   const Heads<const T>& row_slopes = keys_resident ? in.v : dout;
   const Heads<const T>& keys = keys_resident ? in.q : in.k;
   const Heads<const T>& key_slopes = keys_resident ? dout : in.v;
 
-  const SimtBlock block(sequences, in.q.heads, shape.chunks, Tiles::rows);
+  const SimtBlock block(sequences, RowCut{Tiles::rows}, in.q.heads, shape.chunks);
   const SequencePart& part = block.part;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (part.sequence < 0) {
@@ -140,12 +121,7 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   }
   const typename Tiles::Lane lane;
   const int row_count = part.length - part.first;
-  TilePlace place{.row = part.first,
-                  .key = 0,
-                  .key_count = part.length,
-                  .head = head,
-                  .token = part.begin,
-                  .sample = static_cast<std::uint32_t>(sequences.sample[part.sequence])};
+  TilePlace place = first_place(sequences, block);
   typename Tiles::Sums sums{}, value_sums{};
   const auto stage = [&]<int count, int stride>(StagedRows<count, stride>, T* to, const Heads<const T>& from,
                                                 int first, int columns_from) {
@@ -160,24 +136,24 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
       const int from = (block.chunk + 1 + i) % shape.chunks * Tiles::columns;
       __syncthreads();
       if (shape.chunks > 1 || place.key == 0) {
-        stage(resident_rows, own, rows, part.first, from);
-        stage(resident_rows, own_slopes, row_slopes, part.first, from);
+        stage(resident_rows, memory.own, rows, part.first, from);
+        stage(resident_rows, memory.own_slopes, row_slopes, part.first, from);
       }
-      stage(streamed_rows, other, keys, place.key, from);
+      stage(streamed_rows, memory.other, keys, place.key, from);
       __pipeline_commit();
-      stage(streamed_rows, other_slopes, key_slopes, place.key, from);
+      stage(streamed_rows, memory.other_slopes, key_slopes, place.key, from);
       __pipeline_commit();
       __pipeline_wait_prior(1);
       __syncthreads();
-      add_products<Tiles>(lane, own, other, scores);
+      add_products<Tiles>(lane, memory.own, memory.other, scores);
       __pipeline_wait_prior(0);
       __syncthreads();
-      add_products<Tiles>(lane, own_slopes, other_slopes, slopes);
+      add_products<Tiles>(lane, memory.own_slopes, memory.other_slopes, slopes);
     }
     score.template differentiate<Tiles, keys_resident>(lane, place, row_count, scores, slopes);
     if constexpr (keys_resident)
-      add_weighted<Tiles, Tiles::stride>(lane, scores, weights, other_slopes, value_sums);
-    add_weighted<Tiles, Tiles::stride>(lane, slopes, weights, other, sums);
+      add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.other_slopes, value_sums);
+    add_weighted<Tiles, Tiles::stride>(lane, slopes, memory.weights, memory.other, sums);
   }
   write_sums<Tiles>(lane, sums, keys_resident ? out.dk : out.dq, part.begin + part.first, head, row_count,
                     column, shape.packed, [&](int) { return score.gradient_factor(); });

@@ -54,6 +54,56 @@ struct SimtLane {
   __device__ static int column(int i) { return (static_cast<int>(threadIdx.x) % 8 + 8 * i) * Tiles::items; }
 };
 
+/// How blocks share a head's width.
+struct SimtShape {
+  int chunks;   ///< of Tiles::columns columns that the width has
+  bool packed;  ///< all rows may be moved 16 bytes at a time
+};
+
+/// The place of a block: part of a sequence, head, and the columns that it adds up.
+struct SimtBlock {
+  SequencePart part;
+  int head, chunk;
+  template <class Cut>
+  __device__ SimtBlock(const Sequences& sequences, const Cut& cut, int heads, int chunks) {
+    const int block = static_cast<int>(blockIdx.x);
+    part = find_part(sequences, cut, block / (heads * chunks));
+    head = block % (heads * chunks) / chunks;
+    chunk = block % chunks;
+  }
+};
+
+/// Shared memory of a block of queries that meets keys; `end` is free.
+template <class Tiles>
+struct SimtForwardMemory {
+  using T = typename Tiles::Value;
+  static constexpr int q_items = Tiles::rows * Tiles::stride, k_items = Tiles::keys * Tiles::stride,
+                       v_items = Tiles::keys * Tiles::value_stride;
+  static constexpr std::size_t bytes = sizeof(T) * (q_items + k_items + v_items + Tiles::weight_items);
+  T *q, *k, *v, *weights, *end;
+  __device__ explicit SimtForwardMemory(std::byte* shared)
+      : q(reinterpret_cast<T*>(shared)),
+        k(q + q_items),
+        v(k + k_items),
+        weights(v + v_items),
+        end(weights + Tiles::weight_items) {}
+};
+
+/// Shared memory of a block of queries or keys that meets the others; slopes are rows of dout or v.
+template <class Tiles>
+struct SimtBackwardMemory {
+  using T = typename Tiles::Value;
+  static constexpr int own_items = Tiles::rows * Tiles::stride, other_items = Tiles::keys * Tiles::stride;
+  static constexpr std::size_t bytes = sizeof(T) * (2 * (own_items + other_items) + Tiles::weight_items);
+  T *own, *own_slopes, *other, *other_slopes, *weights;
+  __device__ explicit SimtBackwardMemory(std::byte* shared)
+      : own(reinterpret_cast<T*>(shared)),
+        own_slopes(own + own_items),
+        other(own_slopes + own_items),
+        other_slopes(other + other_items),
+        weights(other_slopes + other_items) {}
+};
+
 /// Starts the copy of columns `column` .. + Tiles::columns - 1 of `count` rows from token `token` on; what lies
 /// outside rows and width becomes zero. `packed`: 16-byte accesses are allowed.
 template <class Tiles, int rows, int stride>
@@ -180,6 +230,11 @@ bool has_packed_rows(const Heads<T>& view) {
   constexpr int items = pack_items<std::remove_const_t<T>>;
   return is_aligned(16, view.data) && view.width % items == 0 && view.token_stride % items == 0 &&
          view.head_stride % items == 0;
+}
+
+template <class Tiles, class... Views>
+SimtShape shape_of(int width, const Views&... views) {
+  return {(width + Tiles::columns - 1) / Tiles::columns, (has_packed_rows(views) && ...)};
 }
 
 }  // namespace

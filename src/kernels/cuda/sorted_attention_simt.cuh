@@ -47,9 +47,7 @@ struct SortedSimt {
   static constexpr int rows = Tiles::rows, keys = Tiles::keys, columns = Tiles::columns;
   static constexpr int threads = Tiles::threads, blocks = 1, query_blocks = 1;
 
-  static std::size_t forward_bytes(int rounds) {
-    return sizeof(T) * ((rows + 2 * keys) * Tiles::stride + Tiles::weight_items) + token_bytes(rounds);
-  }
+  static std::size_t forward_bytes(int rounds) { return SimtForwardMemory<Tiles>::bytes + token_bytes(rounds); }
   template <bool keys_resident>
   static std::size_t backward_bytes(int rounds) {
     return sizeof(T) *
@@ -61,11 +59,8 @@ struct SortedSimt {
   static __device__ void attend(const SortedPass<T>& pass, const SortedState<Accumulate<T>>& state,
                                 SortedRound<T>& round, const SortedPlace& place, std::byte* shared) {
     using A = Accumulate<T>;
-    A* const q = reinterpret_cast<A*>(shared);
-    A* const k = q + Tiles::rows * Tiles::stride;
-    A* const v = k + Tiles::keys * Tiles::stride;
-    A* const weights = v + Tiles::keys * Tiles::stride;
-    int* const ints = reinterpret_cast<int*>(weights + Tiles::weight_items);
+    const SimtForwardMemory<Tiles> memory(shared);
+    int* const ints = reinterpret_cast<int*>(memory.end);
     const int heads = pass.in.q.heads, width = pass.in.q.width, head = place.head, column = place.column;
     TileTokens queries(ints, Tiles::rows),
         keys(ints + TileTokens::ints(Tiles::rows, pass.options.rounds), Tiles::keys);
@@ -100,15 +95,15 @@ struct SortedSimt {
         for (int i = 0; i < pass.chunks; ++i) {
           if (i > 0) __syncthreads();
           if (pass.chunks > 1 || !is_staged)
-            stage_tokens<Tiles::columns, Tiles::stride>(q, pass.in.q, queries, head, i * Tiles::columns,
+            stage_tokens<Tiles::columns, Tiles::stride>(memory.q, pass.in.q, queries, head, i * Tiles::columns,
                                                         pass.packed);
           is_staged = true;
-          stage_tokens<Tiles::columns, Tiles::stride>(k, pass.in.k, keys, head, i * Tiles::columns,
+          stage_tokens<Tiles::columns, Tiles::stride>(memory.k, pass.in.k, keys, head, i * Tiles::columns,
                                                       pass.packed);
           __syncthreads();
-          add_products<Tiles>(lane, q, k, scores);
+          add_products<Tiles>(lane, memory.q, memory.k, scores);
         }
-        stage_tokens<Tiles::columns, Tiles::stride>(v, pass.in.v, keys, head, column, pass.packed);
+        stage_tokens<Tiles::columns, Tiles::stride>(memory.v, pass.in.v, keys, head, column, pass.packed);
 #pragma unroll
         for (int r = 0; r < Tiles::thread_rows; ++r) {
           A factors[Tiles::thread_keys], largest = top[r];
@@ -129,7 +124,7 @@ struct SortedSimt {
           for (int c = 0; c < Tiles::thread_columns; ++c) sums[r][c] *= rescale;
         }
         __syncthreads();
-        add_weighted<Tiles, Tiles::stride>(lane, scores, weights, v, sums);
+        add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.v, sums);
       }
     }
     for_each_sum<Tiles>(lane, sums, queries.count, column, width,

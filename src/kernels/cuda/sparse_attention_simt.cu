@@ -16,7 +16,7 @@ struct SparseForward {
   SparseOptions options;
   Heads<T> y;
   T* log_sums;
-  SparseShape shape;
+  SimtShape shape;
 };
 
 template <class Tiles>
@@ -24,13 +24,10 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
     attend_sparse(const __grid_constant__ SparseForward<typename Tiles::Value> arguments) {
   using T = typename Tiles::Value;
   extern __shared__ __align__(16) std::byte shared[];
-  T* const q = reinterpret_cast<T*>(shared);
-  T* const k = q + Tiles::rows * Tiles::stride;
-  T* const v = k + Tiles::keys * Tiles::stride;
-  T* const weights = v + Tiles::keys * Tiles::stride;
+  const SimtForwardMemory<Tiles> memory(shared);
   const auto& [sequences, in, options, y, log_sums, shape] = arguments;
-  const SparseBlock block(sequences, {options.pattern.block}, in.q.heads, shape.chunks);
-  const SequencePart& place = block.place;
+  const SimtBlock block(sequences, TileCut{options.pattern.block}, in.q.heads, shape.chunks);
+  const SequencePart& place = block.part;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (place.sequence < 0) {
     if (block.chunk > 0) return;
@@ -59,22 +56,23 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
         const int from = chunk * Tiles::columns;
         __syncthreads();
         if (shape.chunks > 1 || !is_staged)
-          stage_rows<Tiles, Tiles::rows, Tiles::stride>(q, in.q, first, head, row_count, from, shape.packed);
+          stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.q, in.q, first, head, row_count, from,
+                                                        shape.packed);
         is_staged = true;
-        stage_rows<Tiles, Tiles::keys, Tiles::stride>(k, in.k, key, head, part.column_count, from,
+        stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.k, in.k, key, head, part.column_count, from,
                                                       shape.packed);
         if (chunk == 0)
-          stage_rows<Tiles, Tiles::keys, Tiles::stride>(v, in.v, key, head, part.column_count, column,
+          stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.v, in.v, key, head, part.column_count, column,
                                                         shape.packed);
         __pipeline_commit();
         __pipeline_wait_prior(0);
         __syncthreads();
-        if (is_used) add_products<Tiles>(lane, q, k, scores);
+        if (is_used) add_products<Tiles>(lane, memory.q, memory.k, scores);
       }
       if (!is_used) continue;
       hide<Tiles>(lane, pattern, options, part, scores);
       statistics.weigh(scores, sums);
-      add_weighted<Tiles, Tiles::stride>(lane, scores, weights, v, sums);
+      add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.v, sums);
     }
   }
   statistics.finish();
@@ -94,19 +92,14 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
     differentiate_sparse(const __grid_constant__ SparseBackward<typename Tiles::Value> arguments) {
   using T = typename Tiles::Value;
   extern __shared__ __align__(16) std::byte shared[];
-  constexpr int resident = Tiles::rows * Tiles::stride, streamed = Tiles::keys * Tiles::stride;
-  T* const own = reinterpret_cast<T*>(shared);  // q or k
-  T* const own_slopes = own + resident;         // dy or v
-  T* const other = own_slopes + resident;
-  T* const other_slopes = other + streamed;
-  T* const weights = other_slopes + streamed;
+  const SimtBackwardMemory<Tiles> memory(shared);
   const auto& [sequences, in, options, dy, log_sums, dots, out, shape] = arguments;
   const Heads<const T>& rows = keys_resident ? in.k : in.q;
   const Heads<const T>& row_slopes = keys_resident ? in.v : dy;
   const Heads<const T>& columns = keys_resident ? in.q : in.k;
   const Heads<const T>& column_slopes = keys_resident ? dy : in.v;
-  const SparseBlock block(sequences, {options.pattern.block}, in.q.heads, shape.chunks);
-  const SequencePart& place = block.place;
+  const SimtBlock block(sequences, TileCut{options.pattern.block}, in.q.heads, shape.chunks);
+  const SequencePart& place = block.part;
   const int head = block.head, column = block.chunk * Tiles::columns;
   if (place.sequence < 0) {
     if (block.chunk > 0) return;
@@ -135,28 +128,29 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
         const int from = (block.chunk + 1 + i) % shape.chunks * Tiles::columns;
         __syncthreads();
         if (shape.chunks > 1 || !is_staged) {
-          stage_rows<Tiles, Tiles::rows, Tiles::stride>(own, rows, first, head, row_count, from, shape.packed);
-          stage_rows<Tiles, Tiles::rows, Tiles::stride>(own_slopes, row_slopes, first, head, row_count, from,
+          stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.own, rows, first, head, row_count, from,
                                                         shape.packed);
+          stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.own_slopes, row_slopes, first, head, row_count,
+                                                        from, shape.packed);
         }
         is_staged = true;
-        stage_rows<Tiles, Tiles::keys, Tiles::stride>(other, columns, token, head, part.column_count, from,
-                                                      shape.packed);
-        stage_rows<Tiles, Tiles::keys, Tiles::stride>(other_slopes, column_slopes, token, head,
+        stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.other, columns, token, head, part.column_count,
+                                                      from, shape.packed);
+        stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.other_slopes, column_slopes, token, head,
                                                       part.column_count, from, shape.packed);
         __pipeline_commit();
         __pipeline_wait_prior(0);
         __syncthreads();
         if (!is_used) continue;
-        add_products<Tiles>(lane, own, other, scores);
-        add_products<Tiles>(lane, own_slopes, other_slopes, slopes);
+        add_products<Tiles>(lane, memory.own, memory.other, scores);
+        add_products<Tiles>(lane, memory.own_slopes, memory.other_slopes, slopes);
       }
       if (!is_used) continue;
       hide<Tiles>(lane, pattern, options, part, scores);
       differentiate<Tiles, keys_resident>(lane, arguments, place.begin, head, part, scores, slopes);
       if constexpr (keys_resident)
-        add_weighted<Tiles, Tiles::stride>(lane, scores, weights, other_slopes, value_sums);
-      add_weighted<Tiles, Tiles::stride>(lane, slopes, weights, other, sums);
+        add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.other_slopes, value_sums);
+      add_weighted<Tiles, Tiles::stride>(lane, slopes, memory.weights, memory.other, sums);
     }
   }
   write_sums<Tiles>(lane, sums, keys_resident ? out.dk : out.dq, first, head, row_count, column, shape.packed,
@@ -176,7 +170,7 @@ void launch(Cuda& cuda, Kernel kernel, const Arguments& arguments, unsigned bloc
 }
 
 template <class Tiles>
-unsigned blocks_of(const Sequences& sequences, const SparseOptions& options, int heads, SparseShape shape) {
+unsigned blocks_of(const Sequences& sequences, const SparseOptions& options, int heads, SimtShape shape) {
   static_assert(Tiles::rows == tile_tokens && tile_tokens % Tiles::keys == 0);
   return sparse_blocks(sequences, {options.pattern.block}, heads, shape.chunks);
 }
@@ -192,11 +186,6 @@ void with_tiles(int width, Run run) {
     run(SimtTiles<float, 64, 1, 2>{});
 }
 
-template <class Tiles, class... Views>
-SparseShape shape_of(int width, const Views&... views) {
-  return {(width + Tiles::columns - 1) / Tiles::columns, (has_packed_rows(views) && ...)};
-}
-
 }  // namespace
 
 template <class T>
@@ -204,12 +193,10 @@ void sparse_attention_forward(Cuda& cuda, const Sequences& sequences, const Atte
                               const SparseOptions& options, Heads<T> y, Accumulate<T>* log_sums) {
   if (sequences.tokens == 0 || y.heads == 0) return;
   with_tiles<T>(y.width, [&]<class Tiles>(Tiles) {
-    const SparseShape shape = shape_of<Tiles>(y.width, in.q, in.k, in.v, y);
-    constexpr std::size_t bytes =
-        sizeof(T) * ((Tiles::rows + 2 * Tiles::keys) * Tiles::stride + Tiles::weight_items);
+    const SimtShape shape = shape_of<Tiles>(y.width, in.q, in.k, in.v, y);
     launch(cuda, attend_sparse<Tiles>, SparseForward<T>{sequences, in, options, y, log_sums, shape},
-           blocks_of<Tiles>(sequences, options, y.heads, shape), Tiles::threads, bytes,
-           "sparse_attention forward");
+           blocks_of<Tiles>(sequences, options, y.heads, shape), Tiles::threads,
+           SimtForwardMemory<Tiles>::bytes, "sparse_attention forward");
   });
 }
 
@@ -221,9 +208,8 @@ void sparse_attention_backward(Cuda& cuda, const Sequences& sequences, const Att
   const Scratch<T> dots(cuda, in.q.heads * in.q.tokens);
   launch_sparse_dots<T>(cuda, result, slopes, dots.data());
   with_tiles<T>(in.q.width, [&]<class Tiles>(Tiles) {
-    const SparseShape shape = shape_of<Tiles>(in.q.width, in.q, in.k, in.v, slopes.dy, out.dq, out.dk, out.dv);
-    constexpr std::size_t bytes =
-        sizeof(T) * (2 * (Tiles::rows + Tiles::keys) * Tiles::stride + Tiles::weight_items);
+    const SimtShape shape = shape_of<Tiles>(in.q.width, in.q, in.k, in.v, slopes.dy, out.dq, out.dk, out.dv);
+    constexpr std::size_t bytes = SimtBackwardMemory<Tiles>::bytes;
     const SparseBackward<T> arguments{sequences,       in,          options, slopes.dy,
                                       result.log_sums, dots.data(), out,     shape};
     const unsigned blocks = blocks_of<Tiles>(sequences, options, in.q.heads, shape);

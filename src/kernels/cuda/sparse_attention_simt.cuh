@@ -13,23 +13,6 @@ constexpr double log2_e = 1.44269504088896340736, ln_2 = 0.69314718055994530942;
 __device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }
 __device__ __forceinline__ double power_of_two(double x) { return exp2(x); }
 
-struct SparseShape {
-  int chunks;   ///< of Tiles::columns columns that the width has
-  bool packed;  ///< all rows may be moved 16 bytes at a time
-};
-
-/// The block's place: tile, head, and the columns that it adds up.
-struct SparseBlock {
-  SequencePart place;
-  int head, chunk;
-  __device__ SparseBlock(const Sequences& sequences, TileCut cut, int heads, int chunks) {
-    const int block = static_cast<int>(blockIdx.x);
-    place = find_part(sequences, cut, block / (heads * chunks));
-    head = block % (heads * chunks) / chunks;
-    chunk = block % chunks;
-  }
-};
-
 /// Scores in base 2, -infinity for pairs that are hidden.
 template <class Tiles>
 __device__ __forceinline__ void hide(const typename Tiles::Lane& lane, const TiledPattern& pattern,
@@ -104,7 +87,7 @@ struct SparseBackward {
   Heads<const T> dy;
   const T *log_sums, *dots;  ///< [tokens, heads]
   AttentionGradients<T> out;
-  SparseShape shape;
+  SimtShape shape;
 };
 
 /// Scores -> weights for dv, slopes (dy . v) -> gradients of the scores, up to the scale.
