@@ -42,39 +42,32 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   typename Tiles::Sums sums{};
   RowStatistics<Tiles> statistics;
   bool is_staged = false;
-  for (int tile = pattern.next(place.tile, 0); tile < pattern.tiles();
-       tile = pattern.next(place.tile, tile + 1)) {
-    const std::int32_t* position = sequences.position + place.begin;
-    const TilePair pair = pattern.pair(place.tile, tile, position);
-    if (pair.rows == 0) continue;
-    SparseTile part(pattern, place.tile, tile, pair, position);
-    const bool is_used = lane.row(0) / Tiles::warp_rows * Tiles::warp_rows < part.used_rows;  // by this warp
-    for (; part.used_columns > 0; part.advance(Tiles::keys)) {
-      const std::int64_t key = place.begin + part.column;
-      typename Tiles::Scores scores{};
-      for (int chunk = 0; chunk < shape.chunks; ++chunk) {
-        const int from = chunk * Tiles::columns;
-        __syncthreads();
-        if (shape.chunks > 1 || !is_staged)
-          stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.q, in.q, first, head, row_count, from,
-                                                        shape.packed);
-        is_staged = true;
-        stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.k, in.k, key, head, part.column_count, from,
+  const std::int32_t* const position = sequences.position + place.begin;
+  walk<Tiles>(lane, pattern, place, position, [&](const SparseTile& part, bool is_used) {
+    const std::int64_t key = place.begin + part.column;
+    typename Tiles::Scores scores{};
+    for (int chunk = 0; chunk < shape.chunks; ++chunk) {
+      const int from = chunk * Tiles::columns;
+      __syncthreads();
+      if (shape.chunks > 1 || !is_staged)
+        stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.q, in.q, first, head, row_count, from,
                                                       shape.packed);
-        if (chunk == 0)
-          stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.v, in.v, key, head, part.column_count, column,
-                                                        shape.packed);
-        __pipeline_commit();
-        __pipeline_wait_prior(0);
-        __syncthreads();
-        if (is_used) add_products<Tiles>(lane, memory.q, memory.k, scores);
-      }
-      if (!is_used) continue;
-      hide<Tiles>(lane, pattern, options, part, scores);
-      statistics.weigh(scores, sums);
-      add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.v, sums);
+      is_staged = true;
+      stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.k, in.k, key, head, part.column_count, from,
+                                                    shape.packed);
+      if (chunk == 0)
+        stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.v, in.v, key, head, part.column_count, column,
+                                                      shape.packed);
+      __pipeline_commit();
+      __pipeline_wait_prior(0);
+      __syncthreads();
+      if (is_used) add_products<Tiles>(lane, memory.q, memory.k, scores);
     }
-  }
+    if (!is_used) return;
+    hide<Tiles>(lane, pattern, options, part, scores);
+    statistics.weigh(scores, sums);
+    add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.v, sums);
+  });
   statistics.finish();
   write_sums<Tiles>(lane, sums, y, first, head, row_count, column, shape.packed,
                     [&](int r) { return statistics.factor(r); });
@@ -114,45 +107,38 @@ __global__ void __launch_bounds__(Tiles::threads, Tiles::blocks)
   const int row_count = pattern.tokens(place.tile);
   typename Tiles::Sums sums{}, value_sums{};
   bool is_staged = false;
-  for (int tile = pattern.next(place.tile, 0); tile < pattern.tiles();
-       tile = pattern.next(place.tile, tile + 1)) {
-    const std::int32_t* position = sequences.position + place.begin;
-    const TilePair pair = pattern.pair(place.tile, tile, position);
-    if (pair.rows == 0) continue;
-    SparseTile part(pattern, place.tile, tile, pair, position);
-    const bool is_used = lane.row(0) / Tiles::warp_rows * Tiles::warp_rows < part.used_rows;  // by this warp
-    for (; part.used_columns > 0; part.advance(Tiles::keys)) {
-      const std::int64_t token = place.begin + part.column;
-      typename Tiles::Scores scores{}, slopes{};
-      for (int i = 0; i < shape.chunks; ++i) {  // the block's own columns come last and stay
-        const int from = (block.chunk + 1 + i) % shape.chunks * Tiles::columns;
-        __syncthreads();
-        if (shape.chunks > 1 || !is_staged) {
-          stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.own, rows, first, head, row_count, from,
-                                                        shape.packed);
-          stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.own_slopes, row_slopes, first, head, row_count,
-                                                        from, shape.packed);
-        }
-        is_staged = true;
-        stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.other, columns, token, head, part.column_count,
+  const std::int32_t* const position = sequences.position + place.begin;
+  walk<Tiles>(lane, pattern, place, position, [&](const SparseTile& part, bool is_used) {
+    const std::int64_t token = place.begin + part.column;
+    typename Tiles::Scores scores{}, slopes{};
+    for (int i = 0; i < shape.chunks; ++i) {  // the block's own columns come last and stay
+      const int from = (block.chunk + 1 + i) % shape.chunks * Tiles::columns;
+      __syncthreads();
+      if (shape.chunks > 1 || !is_staged) {
+        stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.own, rows, first, head, row_count, from,
+                                                      shape.packed);
+        stage_rows<Tiles, Tiles::rows, Tiles::stride>(memory.own_slopes, row_slopes, first, head, row_count,
                                                       from, shape.packed);
-        stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.other_slopes, column_slopes, token, head,
-                                                      part.column_count, from, shape.packed);
-        __pipeline_commit();
-        __pipeline_wait_prior(0);
-        __syncthreads();
-        if (!is_used) continue;
-        add_products<Tiles>(lane, memory.own, memory.other, scores);
-        add_products<Tiles>(lane, memory.own_slopes, memory.other_slopes, slopes);
       }
+      is_staged = true;
+      stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.other, columns, token, head, part.column_count, from,
+                                                    shape.packed);
+      stage_rows<Tiles, Tiles::keys, Tiles::stride>(memory.other_slopes, column_slopes, token, head,
+                                                    part.column_count, from, shape.packed);
+      __pipeline_commit();
+      __pipeline_wait_prior(0);
+      __syncthreads();
       if (!is_used) continue;
-      hide<Tiles>(lane, pattern, options, part, scores);
-      differentiate<Tiles, keys_resident>(lane, arguments, place.begin, head, part, scores, slopes);
-      if constexpr (keys_resident)
-        add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.other_slopes, value_sums);
-      add_weighted<Tiles, Tiles::stride>(lane, slopes, memory.weights, memory.other, sums);
+      add_products<Tiles>(lane, memory.own, memory.other, scores);
+      add_products<Tiles>(lane, memory.own_slopes, memory.other_slopes, slopes);
     }
-  }
+    if (!is_used) return;
+    hide<Tiles>(lane, pattern, options, part, scores);
+    differentiate<Tiles, keys_resident>(lane, arguments, place.begin, head, part, scores, slopes);
+    if constexpr (keys_resident)
+      add_weighted<Tiles, Tiles::stride>(lane, scores, memory.weights, memory.other_slopes, value_sums);
+    add_weighted<Tiles, Tiles::stride>(lane, slopes, memory.weights, memory.other, sums);
+  });
   write_sums<Tiles>(lane, sums, keys_resident ? out.dk : out.dq, first, head, row_count, column, shape.packed,
                     [&](int) { return static_cast<T>(options.scale); });
   if constexpr (keys_resident)

@@ -41,6 +41,22 @@ __device__ __forceinline__ void hide(const typename Tiles::Lane& lane, const Til
     }
 }
 
+/// Calls visit(tiles, is_used) for each of those that the block's tile is paired with, Tiles::keys columns at a
+/// time; `is_used`: by rows of this warp.
+template <class Tiles, class Visit>
+__device__ __forceinline__ void walk(const typename Tiles::Lane& lane, const TiledPattern& pattern,
+                                     const SequencePart& place, const std::int32_t* position,
+                                     const Visit& visit) {
+  for (int tile = pattern.next(place.tile, 0); tile < pattern.tiles();
+       tile = pattern.next(place.tile, tile + 1)) {
+    const TilePair pair = pattern.pair(place.tile, tile, position);
+    if (pair.rows == 0) continue;
+    SparseTile tiles(pattern, place.tile, tile, pair, position);
+    const bool is_used = lane.row(0) / Tiles::warp_rows * Tiles::warp_rows < tiles.used_rows;
+    for (; tiles.used_columns > 0; tiles.advance(Tiles::keys)) visit(tiles, is_used);
+  }
+}
+
 template <class Tiles>
 struct RowStatistics {
   using T = typename Tiles::Value;
