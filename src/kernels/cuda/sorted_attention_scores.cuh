@@ -97,17 +97,23 @@ class SortedScores {
     return columns(keys_resident ? round_.query_round() : round_.key_round());
   }
 
+  /// visit(product, which half of the rows, column, the column's number) for a lane's products; `numbers` of
+  /// the streamed tokens.
+  template <class Visit>
+  static __device__ __forceinline__ void for_each_product(Products& s, int first, const int* numbers,
+                                                          const Visit& visit) {
+    for_each_columns<Shape>(first, [&](int u, int j, int column) {
+      const Pack<int, 2> pair = neighbours(numbers + column);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) visit(s[u][j][i], i / 2, column + i % 2, pair.item[i % 2]);
+    });
+  }
+
   __device__ __forceinline__ void score_sorted(Products& s, int first) const {
     const RowSegments rows = own_segments();
-    const int* const segments = own_columns();
     const float scale = round_.scale();
-    for_each_columns<Shape>(first, [&](int u, int j, int column) {
-      const Pack<int, 2> pair = neighbours(segments + column);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& x = s[u][j][i];
-        x = sees_within(rows, i / 2, pair.item[i % 2]) ? scale * x : -INFINITY;
-      }
+    for_each_product(s, first, own_columns(), [&](float& x, int half, int, int segment) {
+      x = sees_within(rows, half, segment) ? scale * x : -INFINITY;
     });
   }
 
@@ -116,23 +122,15 @@ class SortedScores {
     Products times;
     const int own = round_.query_round();
     const RowSegments own_rows = row_segments(own);
-    const int* const own_segments = columns(own);
-    for_each_columns<Shape>(first, [&](int u, int j, int column) {
-      const Pack<int, 2> pair = neighbours(own_segments + column);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        times[u][j][i] = sees_within(own_rows, i / 2, pair.item[i % 2]) ? 1.0f : INFINITY;
+    for_each_product(times, first, columns(own), [&](float& x, int half, int, int segment) {
+      x = sees_within(own_rows, half, segment) ? 1.0f : INFINITY;
     });
 #pragma unroll 1
     for (int r = 0; r < round_.rounds(); ++r) {
       if (r == own) continue;
       const RowSegments rows = row_segments(r);
-      const int* const segments = columns(r);
-      for_each_columns<Shape>(first, [&](int u, int j, int column) {
-        const Pack<int, 2> pair = neighbours(segments + column);
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (sees_within(rows, i / 2, pair.item[i % 2])) times[u][j][i] += 1.0f;
+      for_each_product(times, first, columns(r), [&](float& x, int half, int, int segment) {
+        if (sees_within(rows, half, segment)) x += 1.0f;
       });
     }
     const float scale = round_.scale();
@@ -145,16 +143,10 @@ class SortedScores {
 
   __device__ __forceinline__ void score_samples(Products& s, int first) const {
     const RowSegments rows = own_segments();
-    const int* const segments = own_columns();
     const float scale = round_.scale();
-    for_each_columns<Shape>(first, [&](int u, int j, int column) {
-      const Pack<int, 2> pair = neighbours(segments + column);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& x = s[u][j][i];
-        const bool is_seen = !sees_within(rows, i / 2, pair.item[i % 2]) & (column + i % 2 < streamed_.count);
-        x = is_seen ? scale * x + sample_summand_ : -INFINITY;
-      }
+    for_each_product(s, first, own_columns(), [&](float& x, int half, int column, int segment) {
+      const bool is_seen = !sees_within(rows, half, segment) & (column < streamed_.count);
+      x = is_seen ? scale * x + sample_summand_ : -INFINITY;
     });
   }
 
@@ -162,11 +154,8 @@ class SortedScores {
     int token[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) token[half] = resident_.token[block_row<Shape>(0, half)];
-    for_each_columns<Shape>(first, [&](int u, int j, int column) {
-      const Pack<int, 2> pair = neighbours(streamed_.token + column);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (token[i / 2] == pair.item[i % 2]) s[u][j][i] -= static_cast<float>(self_penalty * log2_e);
+    for_each_product(s, first, streamed_.token, [&](float& x, int half, int, int other) {
+      if (token[half] == other) x -= static_cast<float>(self_penalty * log2_e);
     });
   }
 
