@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention_hopper_tiles.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/ragged.cuh"
 
 namespace tern::kernels::hopper {
 
@@ -43,7 +44,18 @@ struct Tile {
         copy_box(tile + static_cast<std::uint32_t>((block * rows + row) * row_bytes), map, barrier,
                  block * columns, head, token + row);
   }
-  /// All `threads`: clears rows from `valid` on, whatever they hold, so that they add nothing to products.
+  /// All `threads`: clears rows from `valid` on of two tiles, whatever they hold, so that they add nothing to
+  /// products.
+  static __device__ __forceinline__ void clear_tails(std::byte* a, std::byte* b, int rows, int valid,
+                                                     int threads) {
+    if (valid >= rows) return;
+    clear_tail(a, rows, valid, threads);
+    clear_tail(b, rows, valid, threads);
+    fence_shared_writes();
+    named_barrier(1, threads);
+  }
+
+ private:
   static __device__ __forceinline__ void clear_tail(std::byte* tile, int rows, int valid, int threads) {
     constexpr int row_chunks = row_bytes / 16;
     const int chunks = (rows - valid) * row_chunks;
@@ -239,10 +251,6 @@ __device__ __forceinline__ void raise(const float (&x)[count], float (&power)[co
   }
 }
 
-template <class T>
-__device__ __forceinline__ T* row_of(const Heads<T>& view, std::int64_t token, int head) {
-  return view.data + token * view.token_stride + head * view.head_stride;
-}
 /// Weights of cosines, and what multiplies dout . v in the scores' gradient, up to a constant.
 template <int count>
 __device__ __forceinline__ void bernoulli_gradient(const float (&scores)[count],

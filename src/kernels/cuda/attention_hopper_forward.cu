@@ -161,12 +161,7 @@ __device__ __forceinline__ void attend(const ForwardMaps& maps, const ForwardTas
     const std::uint32_t place = tile_bytes * stage;
     wait(full + 8 * stage, parity);
     const int valid = item.length - tile * keys;
-    if (valid < keys) {
-      Layout::clear_tail(memory.k[stage], keys, valid, threads);
-      Layout::clear_tail(memory.v[stage], keys, valid, threads);
-      fence_shared_writes();
-      named_barrier(1, threads);
-    }
+    Layout::clear_tails(memory.k[stage], memory.v[stage], keys, valid, threads);
     float scores[keys / 2];
     begin_products();
     multiply_along_width<width>(scores, q, query_rows, group * box_rows, k + place);

@@ -149,12 +149,7 @@ __device__ __forceinline__ void pass_queries(const BackwardMaps& maps, const Bac
   float dk[width / 2], dv[width / 2];
   wait(shared_address(&memory.keys_full), 0);
   const int valid_keys = item.length - item.start;
-  if (fused && valid_keys < keys) {
-    Layout::clear_tail(memory.k, keys, valid_keys, threads);
-    Layout::clear_tail(memory.v, keys, valid_keys, threads);
-    fence_shared_writes();
-    named_barrier(1, threads);
-  }
+  if (fused) Layout::clear_tails(memory.k, memory.v, keys, valid_keys, threads);
   float* const dq_blocks =
       task.dq_blocks + (blockIdx.y * task.statistics_blocks + first_block(item)) * (box_rows * width);
 #pragma unroll 1
@@ -162,13 +157,8 @@ __device__ __forceinline__ void pass_queries(const BackwardMaps& maps, const Bac
     const int stage = tile % stages;
     const std::uint32_t place = tile_bytes * stage;
     wait(full + 8 * stage, tile / stages & 1);
-    const int valid = item.length - tile * query_rows;
-    if (valid < query_rows) {
-      Layout::clear_tail(memory.q[stage], query_rows, valid, threads);
-      Layout::clear_tail(memory.dout[stage], query_rows, valid, threads);
-      fence_shared_writes();
-      named_barrier(1, threads);
-    }
+    Layout::clear_tails(memory.q[stage], memory.dout[stage], query_rows, item.length - tile * query_rows,
+                        threads);
     float scores[32];
     begin_products();
     multiply_along_width<width>(scores, k, keys, group * box_rows, q + place);

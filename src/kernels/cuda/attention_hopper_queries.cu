@@ -72,12 +72,7 @@ __device__ __forceinline__ void pass_keys(const BackwardMaps& maps, const Backwa
     const std::uint32_t place = tile_bytes * stage;
     wait(full + 8 * stage, tile / stages & 1);
     const int valid = item.length - tile * key_rows;
-    if (valid < key_rows) {
-      Layout::clear_tail(memory.k[stage], key_rows, valid, threads);
-      Layout::clear_tail(memory.v[stage], key_rows, valid, threads);
-      fence_shared_writes();
-      named_barrier(1, threads);
-    }
+    Layout::clear_tails(memory.k[stage], memory.v[stage], key_rows, valid, threads);
     float scores[32], dp[32];
     std::uint32_t weights[16], ds[16];
     begin_products();
