@@ -62,9 +62,11 @@ __device__ __forceinline__ void add_row(RowSums& sums, float factor, const RowPa
   for (int c = 0; c < columns; ++c) sums[c] += factor * to_accumulate(row.item[c]);
 }
 
-/// Deals the keys of a batch (for_seen_keys) to the groups: body(keys) with rows_ahead keys, -1 for none.
+/// Deals the keys of a batch (for_seen_keys) to the groups: body(keys, rows of k, rows of v) with rows_ahead
+/// keys, -1 for none.
 template <int lanes, class Body>
-__device__ __forceinline__ void for_dealt_keys(int batch, const Group<lanes>& group, const Body& body) {
+__device__ __forceinline__ void for_dealt_keys(const AttentionInputs<bfloat16>& in, int head, int batch,
+                                               const Group<lanes>& group, const Body& body) {
   constexpr int groups = Group<lanes>::count;
   const int seen = __popc(__ballot_sync(all_lanes, batch >= 0));
   for (int first = 0; first < seen; first += rows_ahead * groups) {
@@ -75,7 +77,13 @@ __device__ __forceinline__ void for_dealt_keys(int batch, const Group<lanes>& gr
       const int key = __shfl_sync(all_lanes, batch, lane % warp_lanes);
       keys[s] = lane < seen ? key : -1;
     }
-    body(keys);
+    RowPack key_rows[rows_ahead], values[rows_ahead];
+#pragma unroll
+    for (int s = 0; s < rows_ahead; ++s) {
+      key_rows[s] = group.load(in.k, keys[s], head);
+      values[s] = group.load(in.v, keys[s], head);
+    }
+    body(keys, key_rows, values);
   }
 }
 
@@ -91,13 +99,7 @@ __global__ void __launch_bounds__(query_threads)
     RowSums sums{};
     float top = -INFINITY, total = 0;  // total and sums: of the group's keys
     for_seen_keys(options, in.q.tokens, in.q.heads, row, [&](int batch) {
-      for_dealt_keys(batch, group, [&](const int(&keys)[rows_ahead]) {
-        RowPack key_rows[rows_ahead], values[rows_ahead];
-#pragma unroll
-        for (int s = 0; s < rows_ahead; ++s) {
-          key_rows[s] = group.load(in.k, keys[s], head);
-          values[s] = group.load(in.v, keys[s], head);
-        }
+      for_dealt_keys(in, head, batch, group, [&](const auto& keys, const auto& key_rows, const auto& values) {
         float scores[rows_ahead], largest = top;
 #pragma unroll
         for (int s = 0; s < rows_ahead; ++s) {
@@ -143,13 +145,7 @@ __global__ void __launch_bounds__(query_threads)
     if (lane_of_thread() == 0) inputs.products[place] = product;
     RowSums sums{};
     for_seen_keys(inputs.options, in.q.tokens, in.q.heads, row, [&](int batch) {
-      for_dealt_keys(batch, group, [&](const int(&keys)[rows_ahead]) {
-        RowPack key_rows[rows_ahead], values[rows_ahead];
-#pragma unroll
-        for (int s = 0; s < rows_ahead; ++s) {
-          key_rows[s] = group.load(in.k, keys[s], head);
-          values[s] = group.load(in.v, keys[s], head);
-        }
+      for_dealt_keys(in, head, batch, group, [&](const auto& keys, const auto& key_rows, const auto& values) {
 #pragma unroll
         for (int s = 0; s < rows_ahead; ++s) {
           const float weight = std::exp(scale * group.dot(q, key_rows[s]) - lse),
