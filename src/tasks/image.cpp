@@ -1,5 +1,6 @@
 #include "tasks/image_source.h"
 #include "tasks/kinds.h"
+#include "tasks/prepared_task.h"
 
 namespace tern::tasks {
 namespace {
@@ -23,12 +24,10 @@ TaskKind image_task() {
   constexpr std::string_view summary = "grey CIFAR-10, pixel by pixel (Long Range Arena)";
   return {"image", summary, choice_kind<ImageConfig>("image", summary), [](const Choice& choice) {
             const auto& config = choice.as<ImageConfig>();
-            Task task;
-            task.interface = {config.vocabulary, image_pixels, image_classes, false};
-            task.interface.ids = image_vocabulary;
-            task.train = split_file(config.data, "train");
-            task.dev = split_file(config.data, "dev");
-            task.test = split_file(config.data, "test");
+            Task task = prepared_task(config.data, {.vocabulary = config.vocabulary,
+                                                    .padded_length = image_pixels,
+                                                    .outputs = image_classes,
+                                                    .ids = image_vocabulary});
             task.max_length = image_pixels;
             task.mask_zero = config.mask_zero;
             task.class_names = {"airplane", "automobile", "bird",  "cat",  "deer",

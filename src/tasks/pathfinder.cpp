@@ -1,6 +1,7 @@
 // The task pathfinder, for images of any published size; size 128 is Path-X.
 #include "tasks/kinds.h"
 #include "tasks/pathfinder_data.h"
+#include "tasks/prepared_task.h"
 #include "tern/error.h"
 
 namespace tern::tasks {
@@ -40,12 +41,10 @@ TaskKind pathfinder_task() {
           [](const Choice& choice) {
             const auto& config = choice.as<PathfinderConfig>();
             const std::int64_t pixels = std::int64_t{config.size} * config.size;
-            Task task;
-            task.interface = {config.vocabulary, pixels, pathfinder::classes, false};
-            task.interface.ids = pathfinder::grey_levels;
-            task.train = split_file(config.data, "train");
-            task.dev = split_file(config.data, "dev");
-            task.test = split_file(config.data, "test");
+            Task task = prepared_task(config.data, {.vocabulary = config.vocabulary,
+                                                    .padded_length = pixels,
+                                                    .outputs = pathfinder::classes,
+                                                    .ids = pathfinder::grey_levels});
             task.max_length = pixels;
             task.mask_zero = config.mask_zero;
             task.class_names = {"apart", "connected"};

@@ -7,7 +7,6 @@
 #include "support/thrown_error.h"
 #include "tasks/image_source.h"
 #include "tasks/prepared_example.h"
-#include "tern/task.h"
 
 namespace tern::tasks {
 namespace {
@@ -168,15 +167,6 @@ TEST_F(Image, missing_repeated_and_mixed_sources_are_refused) {
   EXPECT_TRUE(mentions(error_of({folder_ / "cifar", folder_ / "cifar"}), "comes twice"));
   EXPECT_TRUE(mentions(error_of({folder_ / "cifar", folder_ / "grey"}), "colour and grey"));
   EXPECT_TRUE(mentions(error_of({folder_ / "cifar/batches.meta.txt"}), "must hold data_batch"));
-}
-
-TEST(ImageTask, asks_for_the_published_model_and_masks_black_pixels) {
-  const Task task = make_task(Choice(task_choices(), "image"));
-  EXPECT_EQ(task.interface.vocabulary, 512);
-  EXPECT_EQ(task.interface.padded_length, 1024);
-  EXPECT_EQ(task.interface.outputs, 10);
-  EXPECT_EQ(task.max_length, 1024);
-  EXPECT_TRUE(task.mask_zero);
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 #include "support/thrown_error.h"
 #include "tasks/prepared_example.h"
 #include "tasks/retrieval_source.h"
-#include "tern/task.h"
 
 namespace tern::tasks {
 namespace {
@@ -156,15 +155,6 @@ TEST_F(Retrieval, missing_and_repeated_files_are_named) {
   EXPECT_TRUE(mentions(error_of({folder_ / "acl"}), "must hold new_aan_pairs"));
   EXPECT_TRUE(mentions(error_of({folder_ / "acl/acl_docs.tsv"}, {.is_substitute = true}),
                        "acl_pairs.tsv is not in it"));
-}
-
-TEST(RetrievalTask, asks_for_the_published_model) {
-  const Task task = make_task(Choice(task_choices(), "retrieval"));
-  EXPECT_EQ(task.interface.vocabulary, 512);
-  EXPECT_EQ(task.interface.padded_length, 4096);
-  EXPECT_EQ(task.interface.outputs, 2);
-  EXPECT_TRUE(task.interface.is_pair);
-  EXPECT_EQ(task.max_length, 4000);
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include "support/thrown_error.h"
 #include "tasks/prepared_example.h"
 #include "tasks/text_source.h"
-#include "tern/task.h"
 
 namespace tern::tasks {
 namespace {
@@ -163,15 +162,6 @@ TEST_F(Text, nothing_is_left_by_a_truncated_archive) {
   test::shell(folder_.path(), "gzip -c x.tar | head -c 300 > cut.tar.gz");
   EXPECT_EQ(error_of({folder_ / "cut.tar.gz"}).code(), ExitCode::bad_data);
   EXPECT_FALSE(std::filesystem::exists(out("error") / "train.records"));
-}
-
-TEST(TextTask, asks_for_the_published_model) {
-  const Task task = make_task(Choice(task_choices(), "text"));
-  EXPECT_EQ(task.interface.vocabulary, 512);
-  EXPECT_EQ(task.interface.padded_length, 4096);
-  EXPECT_EQ(task.interface.outputs, 2);
-  EXPECT_FALSE(task.interface.is_pair);
-  EXPECT_EQ(task.max_length, 4000);
 }
 
 }  // namespace
