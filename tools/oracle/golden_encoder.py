@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from oracle.batches import padded_batch, ragged
 from oracle.golden_file import GoldenFile
-from oracle.model import Classifier, ModelConfig
+from oracle.model import MODEL_KEYS, Classifier, ModelConfig
 
 SHAPE = dict(vocabulary=13, padded_length=20, width=16, heads=2, hidden_width=24, head_width=10, classes=5)
 SMALL = dict(layers=1, width=8, hidden_width=12)  # enough where only the end of the model differs
@@ -35,18 +35,7 @@ def tern_config(config):
     if config.attention == "yoso":
         options = {"bits": config.bits, "gradient": config.gradient, "conv_window": config.conv_window}
         attention.update(options, form="expectation")
-    keys = (
-        "width",
-        "heads",
-        "hidden_width",
-        "head_width",
-        "layers",
-        "norm",
-        "positions",
-        "pooling",
-        "shared_layers",
-    )
-    model = {key: getattr(config, key) for key in keys}
+    model = {key: getattr(config, key) for key in MODEL_KEYS}
     task = {"vocabulary": config.vocabulary, "padded_length": config.padded_length, "outputs": config.classes}
     return {"model": dict(model, dropout=0, attention=attention), "task": dict(task, is_pair=config.pair)}
 

@@ -13,6 +13,19 @@ from torch import nn
 
 from oracle.functions import head_convolution, sinusoidal_positions, softmax_attention, yoso_attention
 
+# Fields of ModelConfig that are keys of the same name in the section model of a configuration.
+MODEL_KEYS = (
+    "width",
+    "heads",
+    "hidden_width",
+    "head_width",
+    "layers",
+    "norm",
+    "positions",
+    "pooling",
+    "shared_layers",
+)
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from oracle.model import Classifier, ModelConfig
+from oracle.model import MODEL_KEYS, Classifier, ModelConfig
 from oracle.record_file import RecordFile
 
 
@@ -51,24 +51,13 @@ def model_config(config, header):
     for key in ("model.dropout", "optimizer.clip_norm"):
         if float(setting(config, key)) != 0:
             raise SystemExit(f"the curves can only be compared with {key}: 0")
-    keys = (
-        "width",
-        "heads",
-        "hidden_width",
-        "head_width",
-        "layers",
-        "norm",
-        "positions",
-        "pooling",
-        "shared_layers",
-    )
     padded_length = setting(config, "task.padded_length")
     return ModelConfig(
         vocabulary=setting(config, "task.vocabulary"),
         padded_length=padded_length,
         classes=header["classes"],
         pair=header["sequences_per_record"] == 2,
-        **{key: setting(config, f"model.{key}") for key in keys},
+        **{key: setting(config, f"model.{key}") for key in MODEL_KEYS},
         **attention_options(config, padded_length),
     )
 
