@@ -58,7 +58,7 @@ __device__ __forceinline__ void pass_keys(const BackwardMaps& maps, const Backwa
   const DropoutDraw<false> draw(task.dropout, item, head, row);
   const float scale = task.scale * log2_e;
   float lse[2] = {}, delta[2] = {};
-  if constexpr (score != Score::bernoulli) {
+  if (score != Score::bernoulli && item.start + group * box_rows < item.length) {
     const RowStatistics& rows =
         task.statistics[head * task.statistics_blocks + first_block(item) + item.start / box_rows + group];
 #pragma unroll
