@@ -42,6 +42,34 @@ io::Json cost_json(const Experiment& experiment, std::int64_t length, DType dtyp
           {"step_bytes", cost(training.batch_size / training.accumulate).training_bytes}};
 }
 
+std::string counted(std::int64_t count, const std::string& noun) {
+  return thousands_text(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
+std::string task_text(const Experiment& experiment) {
+  const TaskInterface& task = experiment.task.interface;
+  const std::string answer = task.predicts_tokens ? "hidden tokens"
+                             : task.is_regression ? "a number"
+                                                  : thousands_text(task.outputs) + " classes";
+  return format_text("{}: {} of at most {}, {}, {}", experiment.config.task.kind(),
+                     task.is_pair ? "pairs of sequences" : "sequences", counted(task.padded_length, "token"),
+                     counted(task.vocabulary, "id"), answer);
+}
+
+void print_facts(const Experiment& experiment) {
+  const ModelConfig& model = experiment.config.model;
+  const TrainingConfig& training = experiment.config.training;
+  print(table_text(
+      {{"task", task_text(experiment)},
+       {"objective", experiment.config.objective.kind()},
+       {"attention", model.attention.kind()},
+       {"model", format_text("{}{} of width {}, {}, hidden width {}", counted(model.layers, "layer"),
+                             model.shared_layers ? " of the same weights" : "", model.width,
+                             counted(model.heads, "head"), model.hidden_width)},
+       {"training", counted(training.steps, "step") + " of " + counted(training.batch_size, "example")},
+       {"parameters", thousands_text(experiment.store.count())}}));
+}
+
 void print_parameters(const ParameterStore& store) {
   std::vector<Row> rows{{"parameter", "shape", "count"}};
   for (const Parameter& parameter : store.parameters())
@@ -82,20 +110,21 @@ void describe(const DescribeOptions& options) {
                        {"parameter_count", experiment.store.count()},
                        {"dtype", to_text(dtype)},
                        {"costs", costs}});
-  print(config::dump(config));
-  print_parameters(experiment.store);
+  print_facts(experiment);
   print_costs(costs, config.training, dtype);
+  print_parameters(experiment.store);
 }
 
 }  // namespace
 
 void add_describe_command(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("describe", "parameters, operations and memory of a configuration; needs no data");
+  CLI::App* command = app.add_subcommand(
+      "describe", "what a configuration trains: model, operations, memory, parameters; needs no data");
   auto options = std::make_shared<DescribeOptions>();
   command->footer(
       "Examples: tern describe configs/lra/listops.yaml\n"
-      "          tern describe configs/lra/listops.yaml --set model.attention.kind=yoso --lengths 2048,65536");
+      "          tern describe configs/lra/listops.yaml --set model.attention.kind=yoso --lengths 2048,65536\n"
+      "The configuration itself: tern config show, with the same file and --set");
   add_experiment_options(*command, options->experiment);
   command->add_option("--lengths", options->lengths, "sequence lengths in tokens, separated by commas")
       ->delimiter(',')

@@ -84,6 +84,18 @@ TEST(Describe, PublishedParameterCountWithoutData) {
   }
 }
 
+TEST(Describe, BeginsWithTheModelAndLeavesTheConfigurationOut) {
+  const std::string pair = tern_command({"describe", config_file("lra/retrieval.yaml")}).out;
+  EXPECT_TRUE(pair.starts_with("task        retrieval: pairs of sequences of at most 4,096 tokens, ")) << pair;
+  const std::string text = tern_command({"describe", config_file("lra/listops.yaml"), "--set", "model.layers=1",
+                                         "--set", "objective.kind=masked_tokens"})
+                               .out;
+  EXPECT_TRUE(holds(text, "listops: sequences of at most 2,048 tokens, 32 ids, hidden tokens\n")) << text;
+  EXPECT_TRUE(holds(text, "model       1 layer of width 64, 2 heads, hidden width 128\n")) << text;
+  EXPECT_LT(text.find("estimates by length"), text.find("encoder.token_embedding.weight")) << text;
+  EXPECT_EQ(text.find("learning_rate"), text.npos) << "tern config show prints the configuration";
+}
+
 TEST(Describe, CostsFollowTheLengths) {
   const io::Json costs =
       json_of({"describe", config_file("lra/listops.yaml"), "--lengths", "100,200"})["costs"];
