@@ -64,12 +64,12 @@ class Filler {
     return "";
   }
 
-  Layers maps_of(const Layers& given, const std::string& prefix) {
+  Layers maps_of(const Layers& given, const std::string& prefix, const std::string& hint = "") {
     Layers maps;
     for (const Node* node : given) {
       if (node->type == NodeType::map) maps.push_back(node);
       if (node->type != NodeType::scalar && node->type != NodeType::list) continue;
-      problems_.add(node->place, prefix + " must be a section of keys, got " + description(*node));
+      problems_.add(node->place, prefix + " must be a section of keys, got " + description(*node) + hint);
     }
     return maps;
   }
@@ -83,7 +83,26 @@ class Filler {
         const bool is_reserved =
             (owner.choice != nullptr && key.text == "kind") || (prefix.empty() && key.text == "base");
         if (is_reserved || std::ranges::find(view.accepted, key.text) != view.accepted.end()) continue;
-        problems_.add(key.place, problems_.is_full() ? "" : unknown_key_message(view, key.text, root_));
+        refuse_key(view, key, *layer->find(key.text));
+      }
+    }
+  }
+
+  void refuse_key(const SectionView& view, const Node::Key& key, const Node& value) {
+    if (key.place.source->is_override && value.type == NodeType::map)
+      return refuse_paths(view, dotted(view.prefix, key.text), value);
+    problems_.add(key.place, problems_.is_full() ? "" : unknown_key_message(view, key.text, root_));
+  }
+
+  /// An override is known by its whole path, wherever on it the first unknown key stands.
+  void refuse_paths(const SectionView& view, const std::string& prefix, const Node& section) {
+    for (std::size_t i = 0; i < section.keys.size(); ++i) {
+      const std::string path = dotted(prefix, section.keys[i].text);
+      if (section.items[i]->type == NodeType::map) {
+        refuse_paths(view, path, *section.items[i]);
+      } else {
+        problems_.add(section.keys[i].place,
+                      problems_.is_full() ? "" : unknown_path_message(path, view, root_));
       }
     }
   }
@@ -109,6 +128,8 @@ class Filler {
       return;
     }
     const Node& value = *values.back();
+    if (value.type == NodeType::map && value.place.source->is_override)
+      return refuse_paths({path, {}, nullptr, nullptr, {}}, path, value);
     Reading reading = read_slot(slot, value);
     if (!reading.values) {
       problems_.add(reading.place, path + " " + reading.mistake);
@@ -145,7 +166,7 @@ class Filler {
   }
 
   void fill_choice(Choice& choice, const std::string& path, const Layers& given, const Place& parent_place) {
-    const Layers layers = maps_of(given, path);
+    const Layers layers = maps_of(given, path, "; did you mean " + path + ".kind?");
     std::string kind = choice.kind();
     auto first = layers.begin();
     for (auto layer = layers.begin(); layer != layers.end(); ++layer) {

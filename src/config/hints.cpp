@@ -57,6 +57,15 @@ std::string accepted_text(const SectionView& section) {
   return subject + " accepts " + joined(section.accepted);
 }
 
+/// `path` for a message, in quotation marks where it is no plain word.
+std::string key_text(std::string_view path) {
+  const bool is_word = std::ranges::all_of(path, [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '-' ||
+           c == '.';
+  });
+  return is_word && !path.empty() && path.size() <= 60 ? std::string(path) : in_quotes(path);
+}
+
 }  // namespace
 
 std::string dotted(std::string_view prefix, std::string_view key) {
@@ -64,12 +73,7 @@ std::string dotted(std::string_view prefix, std::string_view key) {
 }
 
 std::string unknown_key_message(const SectionView& section, std::string_view key, const Section& root) {
-  const bool is_word = std::ranges::all_of(key, [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '-' ||
-           c == '.';
-  });
-  const bool is_short = !key.empty() && key.size() <= 60;
-  const std::string path = dotted(section.prefix, is_word && is_short ? std::string(key) : in_quotes(key));
+  const std::string path = dotted(section.prefix, key_text(key));
   const std::string start = path + " is not a known key";
   if (key == "<<") return start + "; merge keys are not supported, name a file in base: instead";
 
@@ -82,10 +86,15 @@ std::string unknown_key_message(const SectionView& section, std::string_view key
   std::vector<std::string> candidates = section.accepted;
   if (section.choice != nullptr) candidates.push_back("kind");
   const std::string kind_note = section.choice != nullptr ? " (" + accepted + ")" : "";
-  const auto did_you_mean = [&](const std::vector<std::string>& words) {
-    return start + "; did you mean " + alternatives(words) + "?" + kind_note;
+  const auto did_you_mean = [&](const std::vector<std::string>& paths) {
+    return start + "; did you mean " + alternatives(paths) + "?" + kind_note;
   };
-  if (const auto near = nearest(key, candidates, 1); !near.empty()) return did_you_mean(near);
+  const auto nearest_here = [&](int limit) {
+    std::vector<std::string> near = nearest(key, candidates, limit);
+    for (std::string& word : near) word = dotted(section.prefix, word);
+    return near;
+  };
+  if (const auto near = nearest_here(1); !near.empty()) return did_you_mean(near);
   if (section.choice != nullptr) {
     const std::string others = other_kinds_with(section, key);
     if (!others.empty())
@@ -96,8 +105,23 @@ std::string unknown_key_message(const SectionView& section, std::string_view key
     return start + "; dotted keys are for --set, in a file write one section per line";
   }
   if (const auto elsewhere = same_key_elsewhere(key, known); !elsewhere.empty()) return did_you_mean(elsewhere);
-  if (const auto near = nearest(key, candidates, slip_limit(key)); !near.empty()) return did_you_mean(near);
+  if (const auto near = nearest_here(slip_limit(key)); !near.empty()) return did_you_mean(near);
   return start + "; " + accepted;
+}
+
+std::string unknown_path_message(std::string_view path, const SectionView& section, const Section& root) {
+  const std::string start = key_text(path) + " is not a known key";
+  Fields all;
+  root(all);
+  if (const std::string now = renamed_to(all.list(), "", std::string(path)); !now.empty())
+    return start + "; it is now " + now;
+  const std::vector<std::string> known = detail::keys(root);
+  constexpr int sure_slip = 2;
+  const std::string_view rest = path.substr(section.prefix.size());  // what may hold the slip
+  std::vector<std::string> near = nearest(path, known, sure_slip);
+  if (near.empty()) near = same_key_elsewhere(path.substr(path.rfind('.') + 1), known);
+  if (near.empty()) near = nearest(path, known, slip_limit(rest));
+  return start + (near.empty() ? "; " + accepted_text(section) : "; did you mean " + alternatives(near) + "?");
 }
 
 }  // namespace tern::config

@@ -175,7 +175,7 @@ TEST(BenchAttention, MistakesAreTold) {
   const std::string unknown = failure_of({"attention", "--kinds", "sofmax"}, ExitCode::bad_config);
   EXPECT_TRUE(holds(unknown, "did you mean softmax?")) << unknown;
   const std::string key = failure_of({"attention", "--variant", "a=yoso:hashs=3"}, ExitCode::bad_config);
-  EXPECT_TRUE(holds(key, "did you mean hashes")) << key;
+  EXPECT_TRUE(holds(key, "did you mean model.attention.hashes")) << key;
   EXPECT_TRUE(holds(key, "in the mechanism a")) << key;
   for (const char* variant : {"yoso", "=yoso", "a=", "a=:hashes=3", "a=yoso:", "a=yoso:hashes"})
     EXPECT_TRUE(holds(failure_of({"attention", "--variant", variant}, ExitCode::usage), "a variant must be"));
@@ -273,8 +273,8 @@ TEST(BenchModel, SameBatchAlone) {
 }
 
 TEST(BenchModel, MistakesAreTold) {
-  EXPECT_TRUE(
-      holds(failure_of({"model", "--set", "model.widht=16"}, ExitCode::bad_config), "did you mean width?"));
+  EXPECT_TRUE(holds(failure_of({"model", "--set", "model.widht=16"}, ExitCode::bad_config),
+                    "did you mean model.width?"));
   EXPECT_TRUE(holds(failure_of({"model", "--kinds", "yosso"}, ExitCode::bad_config), "did you mean yoso?"));
   failure_of({"model", "--batch", "mine"}, ExitCode::usage);
 }

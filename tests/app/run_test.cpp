@@ -148,7 +148,7 @@ TEST(Run, EachClassOfErrorHasItsExitCode) {
       {ExitCode::cannot_create,
        {"data", "prepare", "listops", "--out", folder / "file" / "x", "--train", "10"},
        "file"},
-      {ExitCode::bad_config, {"describe", folder / "bad.yaml"}, "did you mean width?"},
+      {ExitCode::bad_config, {"describe", folder / "bad.yaml"}, "did you mean model.width?"},
       {ExitCode::bad_config,
        {"describe", listops, "--set", "model.heads=5"},
        "model.heads must divide model.width (64), got 5"},

@@ -59,13 +59,26 @@ TEST(Typos, every_single_edit_of_every_key_suggests_it) {
       for (std::size_t at = message.find("did you mean"); at != message.npos;
            at = message.find("did you mean", at + 1)) {
         const std::string question = message.substr(at, message.find('?', at) - at) + " ";
-        is_named = is_named || question.find(" " + name + " ") != question.npos ||
-                   question.find(" " + name + ",") != question.npos;
+        is_named = is_named || question.find(" " + key + " ") != question.npos ||
+                   question.find(" " + key + ",") != question.npos;
       }
       EXPECT_TRUE(is_named) << section + typo << "\n" << message;
     }
   }
   EXPECT_GT(checked, 700);
+}
+
+TEST(Typos, two_overrides_of_one_unknown_section_are_two_mistakes) {
+  sample::ExperimentConfig record;
+  const std::vector<std::string> overrides{"modle.heads=2", "modle.layers=3"};
+  try {
+    config::load_text(record, sample::minimal_text, "file.yaml", overrides);
+    FAIL() << "nothing was refused";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "--set modle.heads=2: modle.heads is not a known key; did you mean model.heads?\n"
+                 "--set modle.layers=3: modle.layers is not a known key; did you mean model.layers?");
+  }
 }
 
 TEST(Typos, distance_counts_edits_and_swaps) {
