@@ -262,6 +262,10 @@ Origins load_text(T& record, std::string_view text, const std::filesystem::path&
   return origins;
 }
 
+/// Keys at the top of a regular file, without those of its `base:` files: they tell what kind of file it is.
+/// None of text that is no YAML, and none of a pipe, which can be read but once.
+std::vector<std::string> top_keys(const std::filesystem::path& file);
+
 /// YAML text that loads back to the same values, bit for bit (relative paths excepted: load makes them
 /// absolute).
 template <HasFields T>

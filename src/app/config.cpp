@@ -9,8 +9,17 @@ namespace {
 
 void show(const ExperimentOptions& options, bool with_origin) {
   ExperimentConfig config;
-  const config::Origins origins = config::load(config, options.file, options.overrides);
+  const config::Origins origins = load_experiment(config, options);
   print(with_origin ? config::dump_with_origin(config, origins) : config::dump(config));
+}
+
+/// What is sound, in words; throws Error for mistakes.
+std::string checked(const std::string& file, const std::vector<std::string>& overrides) {
+  if (is_sweep_file(file))
+    return format_text("{}: {} runs", file, planned_runs({file, "", overrides, {}}).size());
+  ExperimentConfig config;
+  config::load(config, file, overrides);
+  return file;
 }
 
 void check(const std::vector<std::string>& files, const std::vector<std::string>& overrides) {
@@ -18,9 +27,7 @@ void check(const std::vector<std::string>& files, const std::vector<std::string>
   std::size_t bad = 0;
   for (const std::string& file : files) {
     try {
-      ExperimentConfig config;
-      config::load(config, file, overrides);
-      print(format_text("ok   {}\n", file));
+      print("ok   " + checked(file, overrides) + "\n");
     } catch (const Error& error) {
       print(format_text("bad  {}\n", file));
       logging::write(logging::Level::error, "config", error.what());
@@ -33,8 +40,8 @@ void check(const std::vector<std::string>& files, const std::vector<std::string>
 
 void diff(const std::string& before, const std::string& after) {
   ExperimentConfig first, second;
-  config::load(first, before);
-  config::load(second, after);
+  load_experiment(first, {before, {}});
+  load_experiment(second, {after, {}});
   const std::vector<config::Difference> differences = config::diff(first, second);
   if (differences.empty()) return print("no difference\n");
   std::vector<Row> rows{{"key", before, after, "may differ on resume"}};
@@ -73,10 +80,10 @@ void add_config_command(CLI::App& app) {
 
   CLI::App* check_command =
       config->add_subcommand("check", "report all mistakes of all files; exit 78 if there are any");
-  check_command->footer("Example: tern config check configs/quickstart.yaml configs/lra/listops.yaml");
+  check_command->footer("Example: tern config check configs/quickstart.yaml configs/sweeps/lra.yaml");
   auto files = std::make_shared<std::vector<std::string>>(),
        overrides = std::make_shared<std::vector<std::string>>();
-  check_command->add_option("files", *files, "experiment files (YAML)")->required();
+  check_command->add_option("files", *files, "experiment and sweep files (YAML)")->required();
   check_command->add_option("--set", *overrides, "override one key in each (repeatable)")
       ->allow_extra_args(false);
   check_command->callback([=] { check(*files, *overrides); });

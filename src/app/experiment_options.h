@@ -7,7 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "tern/experiment.h"
+#include "app/sweep_plan.h"
 
 namespace tern::app {
 
@@ -31,9 +31,19 @@ inline std::string check_seed(const std::string& text) {
                                         : "a seed must be a number of at most 19 digits, got \"" + text + "\"";
 }
 
+/// As config::load; Error(bad_config) for a sweep file names the commands that read it.
+inline config::Origins load_experiment(ExperimentConfig& config, const ExperimentOptions& options) {
+  if (is_sweep_file(options.file))
+    throw_error(
+        ExitCode::bad_config,
+        "{}: must be an experiment, got a sweep of several; use tern sweep {}, with --dry-run to list them",
+        options.file, options.file);
+  return config::load(config, options.file, options.overrides);
+}
+
 inline ExperimentConfig load_experiment(const ExperimentOptions& options) {
   ExperimentConfig config;
-  config::load(config, options.file, options.overrides);
+  load_experiment(config, options);
   return config;
 }
 

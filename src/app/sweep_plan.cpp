@@ -25,21 +25,57 @@ std::string filled(std::string text, const PlannedRun& run) {
   return text;
 }
 
-PlannedRun planned_run(const SweepOptions& options, const SweepConfig& sweep, const fs::path& task,
-                       const fs::path& mechanism, std::uint64_t seed) {
+/// Mistakes of the runs' files: one that several runs share is told once.
+class Mistakes {
+ public:
+  void add(const Error& error, const std::string& run) {
+    const auto known = std::ranges::find(list_, error.what(), &Mistake::text);
+    if (known != list_.end()) return void(++known->runs);
+    list_.push_back({error.what(), error.code(), run, 1});
+  }
+  void throw_if_any(const fs::path& file) const {
+    if (list_.empty()) return;
+    std::string text;
+    for (const Mistake& mistake : list_)
+      text += (text.empty() ? "" : "\n") + mistake.text + "\n  in run " + mistake.run +
+              (mistake.runs == 1 ? "" : format_text(" and {} more", mistake.runs - 1)) + " of " + file.string();
+    throw Error(list_.front().code, text);
+  }
+
+ private:
+  struct Mistake {
+    std::string text;
+    ExitCode code;
+    std::string run;  ///< the first that has it
+    int runs;
+  };
+  std::vector<Mistake> list_;
+};
+
+struct Combination {
+  fs::path task, mechanism;
+  std::uint64_t seed;
+};
+
+PlannedRun planned_run(const SweepOptions& options, const SweepConfig& sweep, const Combination& one,
+                       Mistakes& mistakes) {
   PlannedRun run;
-  run.task = task.stem().string();
-  run.mechanism = mechanism.empty() ? "" : mechanism.stem().string();
-  run.seed = seed;
-  run.name = run.task + (run.mechanism.empty() ? "" : "-" + run.mechanism) + "-seed" + std::to_string(seed);
+  run.task = one.task.stem().string();
+  run.mechanism = one.mechanism.stem().string();
+  run.seed = one.seed;
+  const std::string seed = std::to_string(one.seed);
+  run.name = run.task + (run.mechanism.empty() ? "" : "-" + run.mechanism) + "-seed" + seed;
   run.folder = options.out / run.name;
   std::vector<std::string> overrides = sweep.set;
   overrides.insert(overrides.end(), options.overrides.begin(), options.overrides.end());
   for (std::string& text : overrides) text = filled(text, run);
-  overrides.push_back("run.seed=" + std::to_string(seed));
-  const std::string bases = quoted(task) + (mechanism.empty() ? "" : ", " + quoted(mechanism));
-  with_context([&] { return "run " + run.name + " of " + options.file.string(); },
-               [&] { config::load_text(run.config, "base: [" + bases + "]", options.file, overrides); });
+  overrides.push_back("run.seed=" + seed);
+  const std::string bases = quoted(one.task) + (one.mechanism.empty() ? "" : ", " + quoted(one.mechanism));
+  try {
+    config::load_text(run.config, "base: [" + bases + "]", options.file, overrides);
+  } catch (const Error& error) {
+    mistakes.add(error, run.name);
+  }
   return run;
 }
 
@@ -110,22 +146,35 @@ void SweepConfig::fields(Fields& f) {
   f("exclude", exclude, "patterns of names of runs that are left out, such as listops-softmax-*");
 }
 
-std::vector<PlannedRun> plan_sweep(const SweepOptions& options) {
+bool is_sweep_file(const fs::path& file) {
+  const std::vector<std::string> found = config::top_keys(file), known = config::keys(SweepConfig());
+  return std::ranges::any_of(
+      found, [&](const std::string& key) { return std::ranges::find(known, key) != known.end(); });
+}
+
+std::vector<PlannedRun> planned_runs(const SweepOptions& options) {
   SweepConfig sweep;
   config::load(sweep, options.file);
   const std::vector<fs::path> mechanisms =
       sweep.mechanisms.empty() ? std::vector<fs::path>{{}} : sweep.mechanisms;
   std::vector<PlannedRun> runs;
+  Mistakes mistakes;
   for (const std::uint64_t seed : sweep.seeds)
     for (const fs::path& mechanism : mechanisms)
       for (const fs::path& task : sweep.tasks)
-        runs.push_back(planned_run(options, sweep, task, mechanism, seed));
+        runs.push_back(planned_run(options, sweep, {task, mechanism, seed}, mistakes));
+  mistakes.throw_if_any(options.file);
   require_different_names(runs, options.file);
   require_fits(sweep.exclude, runs, options.file.string() + ": exclude");
   std::erase_if(runs, [&](const PlannedRun& run) { return fits_one(run.name, sweep.exclude); });
   if (runs.empty()) throw_error(ExitCode::bad_config, "{}: exclude leaves no run", options.file);
   require_fits(options.only, runs, "--only");
   for (PlannedRun& run : runs) run.is_chosen = options.only.empty() || fits_one(run.name, options.only);
+  return runs;
+}
+
+std::vector<PlannedRun> plan_sweep(const SweepOptions& options) {
+  std::vector<PlannedRun> runs = planned_runs(options);
   look_for_results(runs, options.out);
   return runs;
 }

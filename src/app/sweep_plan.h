@@ -39,10 +39,17 @@ struct SweepOptions {
   std::vector<std::string> overrides, only;
 };
 
+/// Whether a file has a key that only sweep files have.
+bool is_sweep_file(const std::filesystem::path& file);
+
 /// All runs, seed by seed, so that the first results are one of each kind; those that `only` (patterns of
-/// names) does not fit are not chosen. Error(bad_config) for mistakes in any file, for patterns that fit no
-/// run, for two runs of one name, and for finished runs in the folder that were made with another
-/// configuration; Error(missing_input) for absent files.
+/// names) does not fit are not chosen. Reads the files alone, not the folder of the runs. One Error for the
+/// mistakes of all runs: bad_config for those in any file, for patterns that fit no run and for two runs of one
+/// name, missing_input for absent files.
+std::vector<PlannedRun> planned_runs(const SweepOptions& options);
+
+/// The same with their states, as the folder tells. Error(bad_config) too for finished runs there that were
+/// made with another configuration.
 std::vector<PlannedRun> plan_sweep(const SweepOptions& options);
 
 }  // namespace tern::app

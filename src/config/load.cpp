@@ -217,4 +217,17 @@ Origins load_text(const Section& root, std::string_view text, const std::filesys
 }
 
 }  // namespace detail
+
+std::vector<std::string> top_keys(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(file, ignored)) return {};
+  Problems problems;  // whoever loads the file reports them
+  const auto source = std::make_shared<Source>(Source{file.string(), {}, false, 0});
+  const auto root = read_document(read_file(file, ""), source, problems);
+  std::vector<std::string> keys;
+  if (root)
+    for (const Node::Key& key : root->keys) keys.push_back(key.text);
+  return keys;
+}
+
 }  // namespace tern::config

@@ -133,8 +133,7 @@ TEST(Describe, MemoryIsThatOfTheConfiguredType) {
 TEST(Config, EveryShippedFileIsSound) {
   std::vector<std::string> arguments{"config", "check"};
   for (const auto& entry : fs::recursive_directory_iterator(source_folder() / "configs"))
-    if (entry.path().extension() == ".yaml" && entry.path().parent_path().filename() != "sweeps")
-      arguments.push_back(entry.path().string());
+    if (entry.path().extension() == ".yaml") arguments.push_back(entry.path().string());
   ASSERT_GE(arguments.size(), 8U);
   const Outcome outcome = tern_command(arguments);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
@@ -151,6 +150,32 @@ TEST(Config, CheckReportsAllMistakesOfAllFiles) {
   for (const char* mistake : {"first.yaml:1", "wdith", "first.yaml:2", "training.steps", "optimiser"})
     EXPECT_TRUE(holds(outcome.err, mistake)) << mistake << " is missing in\n" << outcome.err;
   EXPECT_TRUE(holds(outcome.out, "ok   " + config_file("quickstart.yaml")));
+}
+
+TEST(Config, CheckReadsSweepsAndEveryFileThatTheyName) {
+  const TemporaryFolder folder;
+  const std::string task = config_file("quickstart.yaml");
+  write_bytes(folder / "bad.yaml", "model: {attention: {kind: yoso, hashs: 3}}\n");
+  write_bytes(folder / "sweep.yaml", "tasks: [" + task + "]\nmechanisms: [bad.yaml, " +
+                                         config_file("attention/none.yaml") + "]\nseeds: [1, 2]\n");
+  write_bytes(folder / "key.yaml", "task: [" + task + "]\nseeds: [1]\n");
+  write_bytes(folder / "absent.yaml", "tasks: [nowhere.yaml]\n");
+  const Outcome outcome = tern_command({"config", "check", folder / "sweep.yaml", folder / "key.yaml"});
+  EXPECT_EQ(outcome.code, static_cast<int>(ExitCode::bad_config));
+  for (const char* mistake : {"bad.yaml:1:", "did you mean model.attention.hashes or model.attention.hash?",
+                              "in run quickstart-bad-seed1 and 1 more of ", "did you mean tasks?"})
+    EXPECT_TRUE(holds(outcome.err, mistake)) << mistake << " is missing in\n" << outcome.err;
+  EXPECT_EQ(outcome.err.find("hashs"), outcome.err.rfind("hashs")) << "told once\n" << outcome.err;
+  EXPECT_EQ(tern_command({"config", "check", folder / "absent.yaml"}).code,
+            static_cast<int>(ExitCode::missing_input));
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"train"}, {"describe"}, {"config", "show"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back(config_file("sweeps/quick.yaml"));
+    const Outcome refused = tern_command(arguments);
+    EXPECT_EQ(refused.code, static_cast<int>(ExitCode::bad_config));
+    EXPECT_TRUE(holds(refused.err, "got a sweep of several; use tern sweep ")) << refused.err;
+  }
 }
 
 TEST(Config, FragmentsCombineThroughBase) {
