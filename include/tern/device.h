@@ -75,7 +75,8 @@ struct CudaOptions {
 /// Holds for all kernels launched from now on.
 void set_cuda_options(CudaOptions options);
 
-/// Threads that parallel_for uses; `count` 0 means one for each core this process may run on.
+/// Threads that parallel_for uses; `count` 0 means one for each core this process may run on. Error(failed)
+/// where a limit on addresses (ulimit -v) leaves no room for their matrix products.
 void set_threads(int count);
 int threads();
 

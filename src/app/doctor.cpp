@@ -4,6 +4,7 @@
 
 #include "app/commands.h"
 #include "app/output.h"
+#include "base/blas.h"
 #include "io/atomic_file.h"
 #include "tern/build_info.h"
 #include "tern/device.h"
@@ -130,6 +131,7 @@ std::vector<Finding> examine(const std::filesystem::path& runs) {
 }
 
 void report(const std::filesystem::path& runs, bool as_json) {
+  blas::reserve(threads());
   const std::vector<Finding> findings = examine(runs);
   io::Json all = io::Json::array();
   std::vector<Row> rows;

@@ -16,6 +16,10 @@ void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, st
           const double* A, std::int64_t lda, const double* B, std::int64_t ldb, double beta, double* C,
           std::int64_t ldc);
 
+/// Where addresses are limited (ulimit -v): makes the library take the work areas of `threads` threads now,
+/// since it looks for room without end where there is none. Error(failed) if there is none now.
+void reserve(int threads);
+
 /// Library and kernel set in use, such as "OpenBLAS 0.3.21 SkylakeX".
 std::string description();
 

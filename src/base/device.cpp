@@ -7,6 +7,7 @@
 
 #include <omp.h>
 
+#include "base/blas.h"
 #include "base/cuda_device.h"
 #include "base/has_cuda.h"
 #include "tern/error.h"
@@ -84,6 +85,7 @@ void set_cuda_options(CudaOptions options) {
 void set_threads(int count) {
   require(count >= 0, "run.threads: must be 0 (all cores) or more, got {}", count);
   omp_set_num_threads(count == 0 ? omp_get_num_procs() : count);
+  blas::reserve(threads());
 }
 int threads() { return omp_get_max_threads(); }
 
