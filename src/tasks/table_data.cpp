@@ -126,6 +126,10 @@ void TableData::learn(const Record& record) {
     longest_ = std::max(longest_, static_cast<std::int64_t>(text.size()));
 }
 
+std::string TableData::first_fault_note() const {
+  return first_fault_.empty() ? "" : "; the first that cannot be used is " + first_fault_;
+}
+
 void TableData::order_classes() {
   std::vector<std::string>& names = options_.classes;
   if (names.empty()) {
@@ -135,8 +139,9 @@ void TableData::order_classes() {
   }
   if (names.size() < 2)
     throw_error(ExitCode::bad_data,
-                "{}: there must be at least two classes, got {}; is \"{}\" the label's column?", options_.train,
-                names.empty() ? "none" : "only \"" + names.front() + "\"", options_.label);
+                "{}: there must be at least two classes, got {}; is \"{}\" the label's column?{}",
+                options_.train, names.empty() ? "none" : "only \"" + names.front() + "\"", options_.label,
+                first_fault_note());
 }
 
 /// Chooses the records of train that are held out for the splits without a file.
@@ -145,8 +150,8 @@ void TableData::draw_splits() {
       std::max<std::int64_t>(1, static_cast<std::int64_t>(options_.held_out * static_cast<double>(records_)));
   const std::int64_t absent = (options_.dev.empty() ? 1 : 0) + (options_.test.empty() ? 1 : 0);
   if (records_ < 1 + absent * held_out)
-    throw_error(ExitCode::bad_data, "{}: there must be at least {} usable lines, got {}", options_.train,
-                1 + absent, records_);
+    throw_error(ExitCode::bad_data, "{}: there must be at least {} usable lines, got {}; add lines{}",
+                options_.train, 1 + absent, records_, first_fault_note());
   splits_.assign(static_cast<std::size_t>(records_), 0);
   if (absent == 0) return;
   const std::vector<std::int64_t> order = data::shuffled_order(records_, options_.seed, order_epoch);

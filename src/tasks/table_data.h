@@ -63,6 +63,8 @@ class TableData {
   /// Calls `use` with each line of a file.
   void read(const std::filesystem::path& file, const std::function<void(const Record&)>& use) const;
   void learn(const Record& record);
+  /// What is wrong with the first line that cannot be used, to end a message; empty where all can.
+  std::string first_fault_note() const;
   void order_classes();
   void draw_splits();
   std::string options_text() const;

@@ -258,6 +258,16 @@ TEST(TableData, TablesThatCannotServeAreRefused) {
   const Error unusable = thrown_error([&] { prepare(folder, options_for(folder, "label\ttext\nx\n\ty\n")); });
   EXPECT_TRUE(mentions(unusable, "train.tsv:2: a line must have 2 columns")) << unusable.what();
   EXPECT_TRUE(mentions(unusable, "no line of the file is usable")) << unusable.what();
+  // What is too little may be so because of lines that were left out: the first of them is named.
+  const Error few = thrown_error([&] { prepare(folder, options_for(folder, "label\ttext\nx\ta\ny\nx\tb\n")); });
+  EXPECT_TRUE(mentions(few, "at least two classes, got only \"x\"")) << few.what();
+  EXPECT_TRUE(mentions(few, "cannot be used is " + (folder / "train.tsv").string() + ":3: a line must"))
+      << few.what();
+  TableDataOptions numbers = options_for(folder, "label\ttext\n1e400\ta\n2\tb\n3\tc\n", "regression");
+  numbers.dev = numbers.test = "";
+  const Error huge = thrown_error([&] { prepare(folder, numbers); });
+  EXPECT_TRUE(mentions(huge, "at least 3 usable lines, got 2; add lines; the first that cannot be used is "));
+  EXPECT_TRUE(mentions(huge, "train.tsv:2: a label must be a finite number, got \"1e400\"")) << huge.what();
   options.train = folder / "absent.tsv";
   EXPECT_EQ(code_of(options), ExitCode::missing_input);
   options = options_for(folder);
