@@ -1,10 +1,10 @@
 // tern doctor: what this machine offers, and whether the program computes correctly on it.
 #include <cmath>
-#include <fstream>
 
 #include "app/commands.h"
 #include "app/output.h"
 #include "base/blas.h"
+#include "base/host_memory.h"
 #include "io/atomic_file.h"
 #include "tern/build_info.h"
 #include "tern/device.h"
@@ -24,14 +24,6 @@ struct Finding {
   std::string subject, text;
 };
 
-/// Bytes that new allocations may take, or 0 where the system does not tell.
-double available_memory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("MemAvailable:")) return 1024 * std::stod(line.substr(13));
-  return 0;
-}
-
 Finding check_instruction_set() {
   const bool is_old = cpu_isa() == Isa::v2;
   return {is_old ? State::warning : State::ok, "instruction set",
@@ -47,7 +39,7 @@ Finding check_threads(std::int64_t cores) {
 }
 
 Finding check_memory() {
-  const double bytes = available_memory();
+  const auto bytes = static_cast<double>(available_memory());
   const bool is_little = bytes < 2 * gibibyte;
   return {is_little ? State::warning : State::ok, "memory",
           bytes_text(bytes) + " available" + (is_little ? ": long sequences may need more" : "")};

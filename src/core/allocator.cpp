@@ -9,11 +9,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include <unistd.h>
-
 #include "base/cuda_device.h"
 #include "base/cuda_memory.h"
 #include "base/has_cuda.h"
+#include "base/host_memory.h"
 #include "tern/error.h"
 #include "tern/memory.h"
 
@@ -74,16 +73,18 @@ Accounts& accounts() {
 thread_local int current_owner = 0;
 
 /// Systems hand out more memory than there is and end the process when it is touched: ask for no more than
-/// there is.
-std::int64_t physical_memory() {
-  static const std::int64_t bytes = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+/// there was to be had when the first tensor was made.
+std::int64_t host_memory() {
+  static const std::int64_t bytes = available_memory();
   return bytes;
 }
 
 /// Null when memory runs out.
 std::byte* take_host_block(Accounts& books, std::size_t bytes) {
-  if (static_cast<std::int64_t>(bytes) > physical_memory() - books.host_live) return nullptr;
+  const std::int64_t room = host_memory() - books.host_live, asked = static_cast<std::int64_t>(bytes);
+  if (asked > room) return nullptr;
   if (std::byte* block = books.take_kept(bytes)) return block;
+  if (asked > room - books.kept_bytes) books.release_kept();
   if (void* block = std::aligned_alloc(alignment, bytes)) return static_cast<std::byte*>(block);
   books.release_kept();
   return static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));

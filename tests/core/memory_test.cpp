@@ -1,9 +1,12 @@
 #include "tern/memory.h"
 
+#include <fstream>
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include "base/host_memory.h"
 #include "support/thrown_error.h"
 #include "tern/ops.h"
 
@@ -53,6 +56,23 @@ TEST(Memory, a_freed_block_is_used_again) {
   }
   EXPECT_EQ(empty({50000}, DType::float32).address(), address);
 }
+
+// Sanitizers keep books in addresses of their own.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST(Memory, freed_blocks_are_given_back_where_a_new_one_would_not_fit_beside_them) {
+  const auto addresses = [] {
+    std::int64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    return pages * sysconf(_SC_PAGE_SIZE);
+  };
+  const std::int64_t all = available_memory(), before = addresses();
+  { const Tensor x = empty({all / 5 * 2}, DType::uint8); }  // untouched: addresses without memory
+  const Tensor y = empty({all / 5 * 3}, DType::uint8);
+  EXPECT_LT(addresses() - before, all / 5 * 4);
+  const Error error = thrown_error([&] { empty({all / 5 * 3}, DType::uint8); });
+  EXPECT_TRUE(mentions(error, "out of memory on cpu: asked ")) << error.what();
+}
+#endif
 
 TEST(Memory, owners_are_charged_until_their_tensors_die) {
   Tensor outlives;
