@@ -70,8 +70,8 @@ class StrictBuilder final : public nlohmann::json_sax<Json> {
     std::string_view reason = error.what();
     if (const std::size_t bracket = reason.find("] "); bracket != reason.npos)
       reason.remove_prefix(bracket + 2);
-    throw_error(ExitCode::bad_data, "{}: must be valid JSON, got a fault at byte {}: {}", where_, position,
-                reason);
+    throw_error(ExitCode::bad_data, "{}: must be valid JSON, got a fault at byte {}: {}; correct or restore it",
+                where_, position, reason);
   }
 
   Json take() { return std::move(root_); }

@@ -53,15 +53,19 @@ void write_manifest(const fs::path& folder, std::int64_t step) {
   io::write_file(folder / "MANIFEST.json", io::dump_json(manifest, 2) + "\n");
 }
 
+constexpr std::string_view other_checkpoint = "choose another, which tern checkpoint list shows";
+
 void check_file(const fs::path& file, const io::Json& entry, const std::string& manifest) {
-  if (!fs::is_regular_file(file)) throw_error(ExitCode::bad_data, "{}: is missing", file);
+  if (!fs::is_regular_file(file)) throw_error(ExitCode::bad_data, "{}: is missing; {}", file, other_checkpoint);
   const auto size = static_cast<std::int64_t>(fs::file_size(file)),
              named = io::json_integer(entry, "size", manifest);
-  if (size != named) throw_error(ExitCode::bad_data, "{}: must have {} bytes, got {}", file, named, size);
+  if (size != named)
+    throw_error(ExitCode::bad_data, "{}: must have {} bytes, got {}; {}", file, named, size, other_checkpoint);
   const std::string hash = io::to_hex(io::hash_of_file(file)),
                     expected = io::json_string(entry, "xxh3_128", manifest);
   if (hash != expected)
-    throw_error(ExitCode::bad_data, "{}: its bytes changed: hash must be {}, got {}", file, expected, hash);
+    throw_error(ExitCode::bad_data, "{}: its bytes changed: hash must be {}, got {}; {}", file, expected, hash,
+                other_checkpoint);
 }
 
 /// Throws Error(bad_data) unless every file is as the manifest says.
@@ -69,7 +73,8 @@ void check_manifest(const fs::path& folder) {
   if (!fs::exists(folder)) throw_error(ExitCode::missing_input, "{}: there is no such checkpoint", folder);
   const fs::path path = folder / "MANIFEST.json";
   if (!fs::exists(path))
-    throw_error(ExitCode::bad_data, "{}: has no MANIFEST.json: it was never completed", folder);
+    throw_error(ExitCode::bad_data, "{}: has no MANIFEST.json: it was never completed; {}", folder,
+                other_checkpoint);
   const io::Json manifest = read_small_json(path);
   const std::int64_t version = io::json_integer(manifest, "format_version", path.string());
   if (version != format_version)
