@@ -19,21 +19,21 @@ constexpr std::uint32_t partial_rows = 256;
 // Rows of the table between asking for one and using it.
 constexpr std::int64_t ahead = 16;
 template <class T>
-constexpr std::int64_t cache_line = 64 / static_cast<std::int64_t>(sizeof(T));
+constexpr std::int64_t line_values = cache_line / sizeof(T);
 
 template <class T, class Code, Isa isa>
 struct SumBuffers {
-  SumBuffers(Arena<isa>& arena, std::int64_t length, std::int64_t width, std::int64_t all_codes)
+  SumBuffers(Layout& layout, std::int64_t length, std::int64_t width, std::int64_t all_codes)
       : codes(all_codes),
-        number(arena.template take<std::uint32_t>(all_codes)),
-        ids(arena.template take<std::uint32_t>(length)),
-        target_ids(arena.template take<std::uint32_t>(length)),
-        filled(arena.template take<std::uint32_t>(Buckets<Code, isa>::most(length))),
-        partial_ids(arena.template take<std::uint32_t>(length / partial_rows + 1)),
-        value(arena.template take<T>(length * width)),
-        sum(arena.template take<T>(length * width)),
-        table(arena.template take<T>(Buckets<Code, isa>::most(length) * width)),
-        partial(arena.template take<T>((length / partial_rows + 1) * width)) {}
+        number(layout.take<std::uint32_t>(all_codes)),
+        ids(layout.take<std::uint32_t>(length)),
+        target_ids(layout.take<std::uint32_t>(length)),
+        filled(layout.take<std::uint32_t>(Buckets<Code, isa>::most(length))),
+        partial_ids(layout.take<std::uint32_t>(length / partial_rows + 1)),
+        value(layout.take<T>(length * width)),
+        sum(layout.take<T>(length * width)),
+        table(layout.take<T>(Buckets<Code, isa>::most(length) * width)),
+        partial(layout.take<T>((length / partial_rows + 1) * width)) {}
   void clear() { std::memset(number, 0, static_cast<std::size_t>(codes) * sizeof(*number)); }
 
   std::int64_t codes;
@@ -49,7 +49,7 @@ void fill_table(const SumBuffers<T, Code, isa>& buffers, std::int64_t length, st
   std::int64_t partials = 0;
   for (std::int64_t j = 0; j < length; ++j) {
     const T* later = buffers.table + buffers.ids[std::min(j + ahead, length - 1)] * width;
-    for (std::int64_t c = 0; c < width; c += cache_line<T>) __builtin_prefetch(later + c, 1);
+    for (std::int64_t c = 0; c < width; c += line_values<T>) __builtin_prefetch(later + c, 1);
     const std::uint32_t id = buffers.ids[j];
     T* row = buffers.table + id * width;
     const T* value = buffers.value + j * width;
@@ -76,7 +76,7 @@ void gather(const SumBuffers<T, Code, isa>& buffers, std::int64_t length, std::i
   const std::int64_t count = fixed > 0 ? fixed : vectors, width = count * L::count;
   for (std::int64_t i = 0; i < length; ++i) {
     const T* later = buffers.table + buffers.target_ids[std::min(i + ahead, length - 1)] * width;
-    for (std::int64_t c = 0; c < width; c += cache_line<T>) __builtin_prefetch(later + c);
+    for (std::int64_t c = 0; c < width; c += line_values<T>) __builtin_prefetch(later + c);
     const T* row = buffers.table + buffers.target_ids[i] * width;
     T* sum = buffers.sum + i * width;
     for (std::int64_t v = 0; v < count; ++v) {
@@ -142,7 +142,7 @@ void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Co
   const std::int64_t pairs = sequences.count * value.heads;
   // Columns of a slice: one cache line of floats where few pairs are to occupy all workers, two lines where a
   // table of whole rows would not fit the cache that the cores share.
-  constexpr std::int64_t narrow = 16, two_lines = 2 * cache_line<T>, wide = 128, most_bytes = 16 << 20;
+  constexpr std::int64_t narrow = 16, two_lines = 2 * line_values<T>, wide = 128, most_bytes = 16 << 20;
   constexpr std::int64_t most_elements = most_bytes / static_cast<std::int64_t>(sizeof(T));
   const bool fits = longest * std::min<std::int64_t>(value.width, wide) <= most_elements;
   const std::int64_t most = pairs < 2 * threads() ? narrow : fits ? wide : two_lines;
@@ -152,8 +152,8 @@ void bucket_sum(Cpu<isa>&, const Sequences& sequences, HashShape shape, const Co
   const BucketSum<T, Code, isa> kernel{shape, source_codes, value, codes, out};
   for_each_item<isa>(
       pairs * slices,
-      [&](Arena<isa>& arena) {
-        return SumBuffers<T, Code, isa>(arena, longest, Lanes<T, isa>::padded(columns),
+      [&](Layout& layout) {
+        return SumBuffers<T, Code, isa>(layout, longest, Lanes<T, isa>::padded(columns),
                                         std::int64_t{1} << shape.bits);
       },
       [&](std::int64_t item, const SumBuffers<T, Code, isa>& buffers) {

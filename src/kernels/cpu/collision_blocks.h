@@ -20,15 +20,15 @@ class BucketBlocks {
   using Product = SmallProduct<T, isa>;
   static constexpr std::int64_t side = 64;  ///< rows of a block
 
-  BucketBlocks(Arena<isa>& arena, std::int64_t width)
-      : query_(arena.template take<T>(side * 2 * width)),
-        key_(arena.template take<T>(side * 2 * width)),
-        turned_(arena.template take<T>(side * 2 * width)),
-        gain_(arena.template take<T>(side * side)),
-        cosine_(arena.template take<T>(side * side)),
-        part_(arena.template take<T>(side * width)),
-        value_(arena.template take<T>(width)),
-        moment_(arena.template take<T>(width * width)) {}
+  BucketBlocks(Layout& layout, std::int64_t width)
+      : query_(layout.take<T>(side * 2 * width)),
+        key_(layout.take<T>(side * 2 * width)),
+        turned_(layout.take<T>(side * 2 * width)),
+        gain_(layout.take<T>(side * side)),
+        cosine_(layout.take<T>(side * side)),
+        part_(layout.take<T>(side * width)),
+        value_(layout.take<T>(width)),
+        moment_(layout.take<T>(width * width)) {}
 
   void start(const GradientRows<T>& rows) { rows_ = rows; }
 

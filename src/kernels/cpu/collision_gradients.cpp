@@ -19,14 +19,14 @@ constexpr std::int64_t window = 64;
 
 template <class T, class Code, Isa isa>
 struct GradientBuffers {
-  GradientBuffers(Arena<isa>& arena, std::int64_t length, std::int64_t width, HashShape shape, int worker_count)
+  GradientBuffers(Layout& layout, std::int64_t length, std::int64_t width, HashShape shape, int worker_count)
       : workers(worker_count),
-        lists(arena, length, std::min(shape.hashes, hash_batch)),
-        rows{arena.template take<T>((length + 1) * 2 * width), arena.template take<T>((length + 1) * 2 * width),
-             arena.template take<T>(length * width), arena.template take<T>(length * 2 * width), width},
-        areas(take_areas<SortArea<Code, isa>>(arena, workers, length, std::int64_t{1} << shape.bits)),
-        blocks(take_areas<BucketBlocks<T, isa>>(arena, workers, width)),
-        tiles(take_areas<PairTiles<T, isa>>(arena, workers, length, width)) {}
+        lists(layout, length, std::min(shape.hashes, hash_batch)),
+        rows{layout.take<T>((length + 1) * 2 * width), layout.take<T>((length + 1) * 2 * width),
+             layout.take<T>(length * width), layout.take<T>(length * 2 * width), width},
+        areas(take_areas<SortArea<Code, isa>>(layout, workers, length, std::int64_t{1} << shape.bits)),
+        blocks(take_areas<BucketBlocks<T, isa>>(layout, workers, width)),
+        tiles(take_areas<PairTiles<T, isa>>(layout, workers, length, width)) {}
   void clear() const {
     for (int w = 0; w < workers; ++w) areas[w].clear(), tiles[w].clear();
   }
@@ -202,17 +202,17 @@ void collision_gradients(Cpu<isa>&, const Sequences& sequences, HashShape shape,
   // Enough pairs: each worker takes whole ones, and what is shared inside runs serially. Few: all workers share
   // one after another, with one set of buffers.
   const bool many = pairs >= 2 * threads();
-  const auto make = [&](Arena<isa>& arena) {
-    return GradientBuffers<T, Code, isa>(arena, sequences.longest, width, shape, many ? 1 : threads());
+  const auto make = [&](Layout& layout) {
+    return GradientBuffers<T, Code, isa>(layout, sequences.longest, width, shape, many ? 1 : threads());
   };
   const auto run = [&](std::int64_t pair, const GradientBuffers<T, Code, isa>& buffers) {
     kernel.run(kernel.pair(pair), buffers);
   };
   if (many) return for_each_item<isa>(pairs, make, run);
-  Arena<isa> measure(nullptr);
-  make(measure);
-  Arena<isa> arena(work_area<isa>(measure.used()));
-  const auto buffers = make(arena);
+  Layout sizes(nullptr);
+  make(sizes);
+  Layout places(work_area<isa>(sizes.bytes()));
+  const auto buffers = make(places);
   buffers.clear();
   for (std::int64_t pair = 0; pair < pairs; ++pair) run(pair, buffers);
 }

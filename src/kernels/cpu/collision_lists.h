@@ -41,10 +41,10 @@ struct Partners {
 /// One side's rows, for each hash by bucket: those of small buckets, then, from the end, those of crowded ones.
 template <Isa isa>
 struct SortedSide {
-  SortedSide(Arena<isa>& arena, std::int64_t most_rows, int hashes)
+  SortedSide(Layout& layout, std::int64_t most_rows, int hashes)
       : length(most_rows),
-        all_orders(arena.template take<std::uint32_t>(hashes * (length + 4))),
-        all_partners(arena.template take<Partners>(hashes * length)) {}
+        all_orders(layout.take<std::uint32_t>(hashes * (length + 4))),
+        all_partners(layout.take<Partners>(hashes * length)) {}
   std::uint32_t* order(int slot) const { return all_orders + slot * (length + 4); }
   Partners* partners(int slot) const { return all_partners + slot * length; }
 
@@ -56,12 +56,12 @@ struct SortedSide {
 /// What a worker needs to sort one hash.
 template <class Code, Isa isa>
 struct SortArea {
-  SortArea(Arena<isa>& arena, std::int64_t length, std::int64_t all_codes)
-      : buckets{arena.template take<std::uint32_t>(all_codes), all_codes} {
+  SortArea(Layout& layout, std::int64_t length, std::int64_t all_codes)
+      : buckets{layout.take<std::uint32_t>(all_codes), all_codes} {
     const std::int64_t most = Buckets<Code, isa>::most(length);
-    for (std::uint32_t** ids : {&query_ids, &key_ids}) *ids = arena.template take<std::uint32_t>(length);
-    for (std::uint32_t** next : {&query_next, &key_next}) *next = arena.template take<std::uint32_t>(most);
-    for (Bucket** found : {&queries, &keys}) *found = arena.template take<Bucket>(most);
+    for (std::uint32_t** ids : {&query_ids, &key_ids}) *ids = layout.take<std::uint32_t>(length);
+    for (std::uint32_t** next : {&query_next, &key_next}) *next = layout.take<std::uint32_t>(most);
+    for (Bucket** found : {&queries, &keys}) *found = layout.take<Bucket>(most);
   }
   void clear() const {
     std::memset(buckets.number, 0, static_cast<std::size_t>(buckets.codes) * sizeof(*buckets.number));
@@ -77,12 +77,12 @@ struct SortArea {
 template <class Code, Isa isa>
 class CollisionLists {
  public:
-  CollisionLists(Arena<isa>& arena, std::int64_t length, int hashes)
-      : query(arena, length, hashes),
-        key(arena, length, hashes),
+  CollisionLists(Layout& layout, std::int64_t length, int hashes)
+      : query(layout, length, hashes),
+        key(layout, length, hashes),
         most_crowds_(2 * length / crowded_rows + 1),
-        crowds_(arena.template take<BucketRows>(hashes * most_crowds_)),
-        crowd_count_(arena.template take<std::int64_t>(hashes)) {}
+        crowds_(layout.take<BucketRows>(hashes * most_crowds_)),
+        crowd_count_(layout.take<std::int64_t>(hashes)) {}
 
   /// Sorts both sides by the codes of one hash.
   void sort(const Code* q_codes, const Code* k_codes, std::int64_t length, int slot,
@@ -193,11 +193,11 @@ class CollisionLists {
 };
 
 /// One area for each of the workers that share a pair.
-template <class Area, Isa isa, class... Args>
-Area* take_areas(Arena<isa>& arena, int workers, const Args&... args) {
-  Area* const areas = arena.template take<Area>(workers);
+template <class Area, class... Args>
+Area* take_areas(Layout& layout, int workers, const Args&... args) {
+  Area* const areas = layout.take<Area>(workers);
   for (int w = 0; w < workers; ++w) {
-    const Area area(arena, args...);
+    const Area area(layout, args...);
     if (areas != nullptr) std::construct_at(areas + w, area);
   }
   return areas;

@@ -213,12 +213,12 @@ template <class T, Isa isa>
 class PairTiles {
  public:
   /// For sides of at most `length` rows [x | y].
-  PairTiles(Arena<isa>& arena, std::int64_t length, std::int64_t width)
+  PairTiles(Layout& layout, std::int64_t length, std::int64_t width)
       : bits_(tile_bits(width)),
         tiles_(tiled(length, width) ? (length >> bits_) + 1 : 0),
         capacity_((visits << bits_) + gap),
-        counts_(arena.template take<std::int64_t>(tiles_)),
-        pairs_(arena.template take<Pair>(tiles_ * capacity_)) {}
+        counts_(layout.take<std::int64_t>(tiles_)),
+        pairs_(layout.take<Pair>(tiles_ * capacity_)) {}
   void clear() const { std::fill_n(counts_, tiles_, 0); }
 
   /// Whether the rows of a side exceed the cache by so much that tiles pay.

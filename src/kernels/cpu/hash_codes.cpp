@@ -44,11 +44,11 @@ struct Hashing {
 
 template <class T, Isa isa>
 struct GaussianBuffers {
-  GaussianBuffers(Arena<isa>& arena, std::int64_t width, std::int64_t panel_count, bool own_directions)
+  GaussianBuffers(Layout& layout, std::int64_t width, std::int64_t panel_count, bool own_directions)
       : panels(panel_count),
-        drawn(arena.template take<float>(width * word_bits)),
-        words(arena.template take<std::uint32_t>((panel_count + 1) * block_tokens)),
-        directions(own_directions ? arena.template take<T>(panel_count * width * word_bits) : nullptr) {}
+        drawn(layout.take<float>(width * word_bits)),
+        words(layout.take<std::uint32_t>((panel_count + 1) * block_tokens)),
+        directions(own_directions ? layout.take<T>(panel_count * width * word_bits) : nullptr) {}
   void clear() { std::fill_n(words + panels * block_tokens, block_tokens, 0u); }
 
   std::int64_t panels;
@@ -148,7 +148,7 @@ struct GaussianHashing : Hashing<T, Code, isa> {
   void run_by_pair() const {
     for_each_item<isa>(
         this->sequences.count * this->x.heads,
-        [&](Arena<isa>& arena) { return GaussianBuffers<T, isa>(arena, this->x.width, panels(), true); },
+        [&](Layout& layout) { return GaussianBuffers<T, isa>(layout, this->x.width, panels(), true); },
         [&](std::int64_t item, const GaussianBuffers<T, isa>& buffers) {
           const std::int64_t sequence = item / this->x.heads;
           const auto head = static_cast<int>(item % this->x.heads);
@@ -162,11 +162,10 @@ struct GaussianHashing : Hashing<T, Code, isa> {
 
   /// Few pairs: all workers share one pair's directions and split its tokens.
   void run_by_range() const {
-    const auto make = [&](Arena<isa>& arena) {
-      return GaussianBuffers<T, isa>(arena, this->x.width, panels(), false);
+    const auto make = [&](Layout& layout) {
+      return GaussianBuffers<T, isa>(layout, this->x.width, panels(), false);
     };
-    const AlignedBlock<isa> block(static_cast<std::size_t>(panels() * this->x.width * word_bits) * sizeof(T));
-    T* directions = reinterpret_cast<T*>(block.data());
+    const Buffer<T> directions(panels() * this->x.width * word_bits);
     constexpr std::int64_t grain = 8 * block_tokens;
     for (std::int64_t pair = 0; pair < this->sequences.count * this->x.heads; ++pair) {
       const std::int64_t sequence = pair / this->x.heads;
@@ -174,13 +173,13 @@ struct GaussianHashing : Hashing<T, Code, isa> {
       const std::int64_t length = this->sequences.offsets[sequence + 1] - this->sequences.offsets[sequence];
       if (length == 0) continue;
       for_each_item<isa>(panels(), make, [&](std::int64_t panel, const GaussianBuffers<T, isa>& buffers) {
-        draw(sequence, head, panel, buffers.drawn, directions);
+        draw(sequence, head, panel, buffers.drawn, directions.data());
       });
-      for_each_item<isa>((length + grain - 1) / grain, make,
-                         [&](std::int64_t item, const GaussianBuffers<T, isa>& buffers) {
-                           const std::int64_t first = item * grain;
-                           hash({sequence, first, std::min(length, first + grain), head}, buffers, directions);
-                         });
+      for_each_item<isa>(
+          (length + grain - 1) / grain, make, [&](std::int64_t item, const GaussianBuffers<T, isa>& buffers) {
+            const std::int64_t first = item * grain;
+            hash({sequence, first, std::min(length, first + grain), head}, buffers, directions.data());
+          });
     }
   }
 };
@@ -190,12 +189,12 @@ struct GaussianHashing : Hashing<T, Code, isa> {
 
 template <class T, Isa isa>
 struct RotationBuffers {
-  RotationBuffers(Arena<isa>& arena, const RotationPlan<isa>& plan)
-      : drawn(arena.template take<float>(3 * plan.width)),
-        signs(arena.template take<T>(3 * plan.rotations * plan.width)),
-        input(arena.template take<T>(plan.width * Lanes<T, isa>::count)),
-        turned(arena.template take<T>(plan.width * Lanes<T, isa>::count)),
-        codes(arena.template take<typename Lanes<T, isa>::Word>(plan.shape.hashes * Lanes<T, isa>::count)) {}
+  RotationBuffers(Layout& layout, const RotationPlan<isa>& plan)
+      : drawn(layout.take<float>(3 * plan.width)),
+        signs(layout.take<T>(3 * plan.rotations * plan.width)),
+        input(layout.take<T>(plan.width * Lanes<T, isa>::count)),
+        turned(layout.take<T>(plan.width * Lanes<T, isa>::count)),
+        codes(layout.take<typename Lanes<T, isa>::Word>(plan.shape.hashes * Lanes<T, isa>::count)) {}
   void clear() {}
 
   float* drawn;
@@ -245,7 +244,7 @@ struct RotationHashing : Hashing<T, Code, isa> {
     const std::int64_t ranges = (longest + grain - 1) / grain;
     for_each_item<isa>(
         this->sequences.count * this->x.heads * ranges,
-        [&](Arena<isa>& arena) { return RotationBuffers<T, isa>(arena, plan); },
+        [&](Layout& layout) { return RotationBuffers<T, isa>(layout, plan); },
         [&](std::int64_t item, const RotationBuffers<T, isa>& buffers) {
           const std::int64_t sequence = item / ranges / this->x.heads, first = item % ranges * grain;
           const std::int64_t length = this->sequences.offsets[sequence + 1] - this->sequences.offsets[sequence];

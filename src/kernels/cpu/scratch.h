@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <new>
 
+#include "base/thread_memory.h"
+
 namespace tern::kernels {
 namespace {
 
@@ -32,7 +34,7 @@ class Layout {
  public:
   explicit Layout(std::byte* memory) : memory_(memory) {}
   template <class T>
-  T* take(int count) {
+  T* take(std::int64_t count) {
     std::byte* const place = memory_ ? memory_ + bytes_ : nullptr;
     bytes_ += (sizeof(T) * static_cast<std::size_t>(count) + cache_line - 1) / cache_line * cache_line;
     return reinterpret_cast<T*>(place);
@@ -44,28 +46,6 @@ class Layout {
   std::size_t bytes_ = 0;
 };
 
-/// One block a thread, which only grows.
-class ThreadMemory {
- public:
-  ThreadMemory() = default;
-  ThreadMemory(const ThreadMemory&) = delete;
-  ThreadMemory& operator=(const ThreadMemory&) = delete;
-  ~ThreadMemory() { ::operator delete (data_, std::align_val_t{cache_line}); }
-  std::byte* reserve(std::size_t bytes) {
-    if (bytes > bytes_) {
-      ::operator delete (data_, std::align_val_t{cache_line});
-      data_ = nullptr;
-      bytes_ = 0;
-      data_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{cache_line}));
-      bytes_ = bytes;
-    }
-    return data_;
-  }
-
- private:
-  std::byte* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
 inline std::byte* thread_bytes(std::size_t bytes) {
   thread_local ThreadMemory memory;
   return memory.reserve(bytes);
