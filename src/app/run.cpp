@@ -91,11 +91,18 @@ std::vector<std::string> option_names(const CLI::App& app) {
   return names;
 }
 
+/// A missing argument with its meaning, other mistakes as they are told.
+std::string explained(const CLI::App& command, const std::string& mistake) {
+  for (const CLI::Option* option : command.get_options())
+    if (mistake == option->get_name() + " is required") return mistake + ": " + option->get_description();
+  return mistake;
+}
+
 std::string usage_mistake(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = reached(app);
   const std::vector<std::string> rest = app.remaining(true);
   const std::vector<std::string> commands = subcommand_names(command);
-  if (rest.empty() && commands.empty()) return error.what();
+  if (rest.empty() && commands.empty()) return explained(command, error.what());
   if (rest.empty()) return "a command is required: " + config::joined(commands);
   const std::string& word = rest.front();
   const bool is_option = word.starts_with("-");

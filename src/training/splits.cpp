@@ -8,24 +8,26 @@
 namespace tern {
 namespace {
 
+constexpr std::string_view fitting_data = "name data that were prepared for this task";
+
 /// A model of the task must be able to read the file.
 void require_readable(const data::RecordFile& file, const TaskInterface& task) {
   const data::RecordHeader& header = file.header();
   const std::int64_t ids = task.ids > 0 ? task.ids : task.vocabulary;
   if (header.vocabulary > ids)
-    throw_error(ExitCode::bad_data, "{}: holds ids up to {}, but the task has {}", file.path(),
-                header.vocabulary - 1, ids);
+    throw_error(ExitCode::bad_data, "{}: must hold ids below {}, got a vocabulary of {}; {}", file.path(), ids,
+                header.vocabulary, fitting_data);
   if (header.sequences_per_record != (task.is_pair ? 2 : 1))
-    throw_error(ExitCode::bad_data, "{}: must hold {} sequence(s) a record, got {}", file.path(),
-                task.is_pair ? 2 : 1, header.sequences_per_record);
+    throw_error(ExitCode::bad_data, "{}: must hold {} sequence(s) a record, got {}; {}", file.path(),
+                task.is_pair ? 2 : 1, header.sequences_per_record, fitting_data);
   if (task.predicts_tokens) return;
   const bool has_numbers = header.label_kind == data::LabelKind::target;
   if (has_numbers != task.is_regression)
-    throw_error(ExitCode::bad_data, "{}: must hold {} as labels, got {}", file.path(),
-                task.is_regression ? "numbers" : "classes", has_numbers ? "numbers" : "classes");
+    throw_error(ExitCode::bad_data, "{}: must hold {} as labels, got {}; {}", file.path(),
+                task.is_regression ? "numbers" : "classes", has_numbers ? "numbers" : "classes", fitting_data);
   if (header.classes > task.outputs)
-    throw_error(ExitCode::bad_data, "{}: must hold at most {} classes, got {}", file.path(), task.outputs,
-                header.classes);
+    throw_error(ExitCode::bad_data, "{}: must hold at most {} classes, got {}; {}", file.path(), task.outputs,
+                header.classes, fitting_data);
 }
 
 /// Data of another task may fit in ids and lengths. A substitute for a task's data is called after it:
@@ -47,13 +49,22 @@ void require_same_classes(const data::RecordFile& file, const Task& task) {
               file.path(), io::dump_json(task.class_names), io::dump_json(*names));
 }
 
+void require_fitting(const data::RecordFile& file, const Task& task) {
+  require_readable(file, task.interface);
+  require_same_classes(file, task);
+}
+
+std::shared_ptr<const data::RecordFile> open_verified(const std::filesystem::path& path) {
+  auto file = std::make_shared<const data::RecordFile>(path);
+  file->verify();
+  return file;
+}
+
 }  // namespace
 
 std::shared_ptr<const data::RecordFile> open_records(const std::filesystem::path& path, const Task& task) {
-  auto file = std::make_shared<const data::RecordFile>(path);
-  file->verify();
-  require_readable(*file, task.interface);
-  require_same_classes(*file, task);
+  auto file = open_verified(path);
+  require_fitting(*file, task);
   return file;
 }
 
@@ -61,8 +72,9 @@ std::shared_ptr<const data::RecordFile> open_split(const std::filesystem::path& 
   if (!std::filesystem::exists(path))
     throw_error(ExitCode::missing_input, "{}: the prepared data are missing; make them with: {}", path,
                 task.prepare_command);
-  auto file = open_records(path, task);  // damage is told before the first step, not at the first evaluation
-  require_same_task(*file, task);
+  auto file = open_verified(path);  // damage is told before the first step, not at the first evaluation
+  require_same_task(*file, task);   // before what follows from it
+  require_fitting(*file, task);
   const std::string note = file->header().split == "train" ? tasks::data_note(file->header()) : "";
   if (!note.empty()) logging::warning("data", "{}: the data are {}", path, note);
   return file;

@@ -26,7 +26,7 @@ TEST(Run, UsageMistakesAreExitTwoWithTheNearestWord) {
       {{}, "a command is required: train, evaluate"},
       {{"data"}, "a command is required: prepare, verify, info"},
       {{"train", "x.yaml", "--resum", "auto"}, "unknown option --resum; did you mean --resume?"},
-      {{"train"}, "config is required"},
+      {{"train"}, "config is required: experiment file (YAML)"},
       {{"list", "tasks", "surplus"}, "unexpected argument surplus"},
       {{"data", "prepare", "listops", "--train", "many"}, "--train"},
       {{"--log-level", "loud", "list", "tasks"}, "--log-level"},
@@ -127,6 +127,8 @@ TEST(Run, EachClassOfErrorHasItsExitCode) {
   write_bytes(folder / "bad.yaml", "model: {wdith: 64}\n");
   write_bytes(folder / "file", "");
   prepare_short_data(folder / "data");
+  tern_command({"data", "prepare", "classification", "--out", folder / "reviews", "--train",
+                config_file("own_data/synthetic_reviews.tsv")});
   struct Case {
     ExitCode code;
     std::vector<std::string> arguments;
@@ -138,6 +140,9 @@ TEST(Run, EachClassOfErrorHasItsExitCode) {
        {"data", "prepare", "listops", "--out", folder / "new", "--min-length", "9", "--max-length", "3"},
        "length"},
       {ExitCode::bad_data, {"data", "verify", folder / "damaged.records"}, "damaged.records"},
+      {ExitCode::bad_data,
+       {"train", listops, "--out", folder / "run", "--set", "task.data=" + (folder / "reviews").string()},
+       "must hold data of the task listops, got classification; set task.kind or task.data"},
       {ExitCode::missing_input, {"train", folder / "absent.yaml"}, "absent.yaml"},
       {ExitCode::missing_input,
        {"train", listops, "--out", folder / "run", "--set", "task.data=" + (folder / "none").string()},
