@@ -47,9 +47,12 @@ Finding check_memory() {
 
 Finding check_disk(const std::filesystem::path& runs) {
   const auto bytes = static_cast<double>(io::free_bytes(runs));
-  const bool is_little = bytes < gibibyte;
-  return {is_little ? State::warning : State::ok, "disk",
-          bytes_text(bytes) + " free for " + runs.string() + (is_little ? ": checkpoints may not fit" : "")};
+  const bool is_closed = !io::is_writable(runs), is_little = bytes < gibibyte;
+  return {is_closed || is_little ? State::warning : State::ok, "disk",
+          bytes_text(bytes) + " free for " + runs.string() +
+              (is_closed   ? ": not writable, choose another folder for runs with --out"
+               : is_little ? ": checkpoints may not fit"
+                           : "")};
 }
 
 Finding check_blas(const std::string& description) {

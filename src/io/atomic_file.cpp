@@ -35,6 +35,15 @@ std::unique_ptr<OutputFile> open_temporary(const std::filesystem::path& target) 
   return std::make_unique<OutputFile>(name, OutputFile::Mode::create_new);
 }
 
+/// `path`, or its nearest parent that exists.
+std::filesystem::path nearest_existing(const std::filesystem::path& path) {
+  std::filesystem::path nearest = path.empty() ? std::filesystem::path(".") : path;
+  std::error_code ignored;
+  while (!std::filesystem::exists(nearest, ignored) && nearest != folder_of(nearest))
+    nearest = folder_of(nearest);
+  return nearest;
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path target)
@@ -148,16 +157,16 @@ int remove_temporaries(const std::filesystem::path& folder) {
 }
 
 std::int64_t free_bytes(const std::filesystem::path& path) {
-  std::filesystem::path nearest = path.empty() ? std::filesystem::path(".") : path;
-  std::error_code ignored;
-  while (!std::filesystem::exists(nearest, ignored) && nearest != folder_of(nearest))
-    nearest = folder_of(nearest);
   struct statvfs status {};
-  if (::statvfs(nearest.c_str(), &status) == -1) {
+  if (::statvfs(nearest_existing(path).c_str(), &status) == -1) {
     throw_error(ExitCode::io_error, "{}: the free space must be readable, got: {}; check the path", path,
                 std::generic_category().message(errno));
   }
   return static_cast<std::int64_t>(status.f_bavail * status.f_frsize);
+}
+
+bool is_writable(const std::filesystem::path& folder) {
+  return ::access((nearest_existing(folder) / ".").c_str(), W_OK | X_OK) == 0;
 }
 
 }  // namespace tern::io

@@ -66,4 +66,7 @@ int remove_temporaries(const std::filesystem::path& folder);
 /// Bytes that this user may still write on the file system of `path` (or of its nearest parent that exists).
 std::int64_t free_bytes(const std::filesystem::path& path);
 
+/// Whether this user may write in the folder, or make it in its nearest parent that exists.
+bool is_writable(const std::filesystem::path& folder);
+
 }  // namespace tern::io

@@ -215,5 +215,13 @@ TEST(Doctor, FindsThatComputationWorks) {
   EXPECT_EQ(checked, 2);
 }
 
+TEST(Doctor, WarnsWhereRunsCannotBeWritten) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "file", "");
+  const Outcome outcome = tern_command({"doctor", "--out", folder / "file/runs"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(holds(outcome.out, "file/runs: not writable, choose another folder")) << outcome.out;
+}
+
 }  // namespace
 }  // namespace tern::test

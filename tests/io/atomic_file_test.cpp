@@ -206,6 +206,9 @@ TEST(folders, free_space_is_known_for_paths_that_do_not_exist_yet) {
   EXPECT_GT(free_bytes(folder.path()), 0);
   EXPECT_GT(free_bytes(folder / "not/there/yet"), 0);
   EXPECT_GT(free_bytes("not-there"), 0);
+  write_file(folder / "file", "");
+  EXPECT_TRUE(is_writable(folder.path()) && is_writable(folder / "not/there/yet") && is_writable(""));
+  EXPECT_FALSE(is_writable(folder / "file/below")) << "no folder can be made there";
 }
 
 TEST(read_file, names_missing_and_oversized_files) {
