@@ -38,8 +38,9 @@ enum class ExitCode : int {
   bad_config = 78,
 };
 
-/// The only exception type thrown by tern, besides std::bad_alloc, and std::filesystem::filesystem_error for
-/// paths that the system cannot follow. what() holds the message and one "  in ..." line per context.
+/// The only exception type thrown by tern, itself or as OutOfMemory, besides std::bad_alloc, and
+/// std::filesystem::filesystem_error for paths that the system cannot follow. what() holds the message and one
+/// "  in ..." line per context.
 class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code), text_(message) {}
@@ -50,6 +51,12 @@ class Error : public std::runtime_error {
  private:
   ExitCode code_;
   std::string text_;
+};
+
+/// A device has no more memory: the caller may try with less.
+class OutOfMemory : public Error {
+ public:
+  explicit OutOfMemory(const std::string& message) : Error(ExitCode::failed, message) {}
 };
 
 template <class T>

@@ -115,11 +115,11 @@ std::byte* take_device_memory(int index, std::size_t bytes) {
 
 std::byte* take_device_memory(const Cuda& cuda, std::size_t bytes) {
   std::byte* block = find_memory(cuda, bytes);
-  require(
-      block != nullptr,
-      "out of memory on cuda:{}: a kernel asked {} MiB for its own work; lower training.batch_size or raise "
-      "training.accumulate",
-      cuda.index, bytes >> 20);
+  if (block == nullptr)
+    throw OutOfMemory(format_text(
+        "out of memory on cuda:{}: a kernel asked {} MiB for its own work; lower training.batch_size or raise "
+        "training.accumulate",
+        cuda.index, bytes >> 20));
   return block;
 }
 
@@ -250,10 +250,11 @@ void resize_graph_arena(int index, std::size_t bytes) {
   auto arena = std::make_unique<Arena>(bytes);
   if (arena->bytes() == 0) return;
   memory.region = take_from_pool(cuda, arena->bytes());
-  require(memory.region != nullptr,
-          "out of memory: a captured step needs {} MiB of the GPU; lower training.batch_size or raise "
-          "training.accumulate",
-          bytes >> 20);
+  if (memory.region == nullptr)
+    throw OutOfMemory(format_text(
+        "out of memory: a captured step needs {} MiB of the GPU; lower training.batch_size or raise "
+        "training.accumulate",
+        bytes >> 20));
   memory.arena = std::move(arena);
   memory.charge(static_cast<std::int64_t>(memory.arena->bytes()));
 }

@@ -110,11 +110,11 @@ Storage::Storage(std::size_t bytes, Device device)
   if (device.type == DeviceType::cpu) address_ = take_host_block(books, bytes_);
   require(has_cuda || device.type == DeviceType::cpu,
           "allocate: this build has no {} memory; build with the cuda preset", device);
-  require(
-      address_ != nullptr,
-      "out of memory on {}: asked {} MiB with {} MiB in use; largest: {}; lower training.batch_size or raise "
-      "training.accumulate",
-      device, bytes_ >> 20, books.total.live_bytes >> 20, describe_owners(books.owners));
+  if (address_ == nullptr)
+    throw OutOfMemory(format_text(
+        "out of memory on {}: asked {} MiB with {} MiB in use; largest: {}; lower training.batch_size or raise "
+        "training.accumulate",
+        device, bytes_ >> 20, books.total.live_bytes >> 20, describe_owners(books.owners)));
   books.charge(owner_, static_cast<std::int64_t>(bytes_));
   if (device.type == DeviceType::cpu) books.charge_host(static_cast<std::int64_t>(bytes_));
 }

@@ -18,10 +18,6 @@ std::size_t with_margin(std::size_t bytes) { return bytes + bytes / 16 + mebibyt
 
 }  // namespace
 
-bool is_out_of_memory(const Error& error) {
-  return std::string_view(error.what()).find("out of memory") != std::string_view::npos;
-}
-
 GraphCache::GraphCache(Device device, bool is_enabled)
     : device_(device), is_enabled_(is_enabled && device.type == DeviceType::cuda) {}
 
@@ -77,8 +73,7 @@ bool GraphCache::capture(Work& work, const std::function<void()>& body) {
       work.graph = DeviceGraph::capture(device_.index, body);
       if (work.graph) return true;
     }
-  } catch (const Error& error) {
-    if (!is_out_of_memory(error)) throw;
+  } catch (const OutOfMemory&) {  // told below
   }
   logging::warning("graphs",
                    "the GPU has no room for the memory of captured work: it runs uncaptured, which is slower");

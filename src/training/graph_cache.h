@@ -50,7 +50,4 @@ class GraphCache {
   std::int64_t peak_bytes_ = 0;
 };
 
-/// Whether `error` tells that memory ran out.
-bool is_out_of_memory(const Error& error);
-
 }  // namespace tern

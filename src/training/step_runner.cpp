@@ -91,9 +91,8 @@ void StepRunner::launch(std::uint32_t step, double learning_rate, double beta1) 
   const std::int64_t live = memory_statistics().live_bytes;
   try {
     compute(step, learning_rate, beta1);
-  } catch (const Error& error) {
-    if (!is_out_of_memory(error)) throw;
-    throw Error(error.code(), error.what() + memory_advice(experiment_, part_tokens_, live));
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(error.what() + memory_advice(experiment_, part_tokens_, live));
   }
 }
 

@@ -114,6 +114,8 @@ TEST(Memory, running_out_names_the_largest_owners) {
   EXPECT_TRUE(mentions(error, "out of memory on cpu: asked 34359738368 MiB"));
   EXPECT_TRUE(mentions(error, "test.greedy 1 MiB"));
   EXPECT_TRUE(mentions(error, "lower training.batch_size"));
+  const auto take = [] { empty({std::int64_t{1} << 55}, DType::uint8); };
+  EXPECT_THROW(with_context([] { return "a step"; }, take), OutOfMemory);
 }
 
 }  // namespace
