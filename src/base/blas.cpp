@@ -8,9 +8,10 @@
 
 #include "tern/error.h"
 
-/// OpenBLAS's work area for one call; it keeps what was freed for later calls. Exported, but in no header.
-extern "C" void* blas_memory_alloc(int position);
-extern "C" void blas_memory_free(void* area);
+/// OpenBLAS's work area for one call; it keeps what was freed for later calls. Exported, but in no header: null
+/// where a build hides them.
+extern "C" [[gnu::weak]] void* blas_memory_alloc(int position);
+extern "C" [[gnu::weak]] void blas_memory_free(void* area);
 
 namespace tern::blas {
 namespace {
@@ -53,6 +54,7 @@ void reserve(int threads) {
                 "raise it (ulimit -v) or lower the threads (run.threads, OMP_NUM_THREADS)",
                 threads, bytes / mebibyte, limit.rlim_cur / mebibyte);
   munmap(room, bytes);
+  if (blas_memory_alloc == nullptr || blas_memory_free == nullptr) return;
   std::vector<void*> areas;
   for (int i = 0; i < threads; ++i) areas.push_back(blas_memory_alloc(0));
   for (void* const area : areas) blas_memory_free(area);
