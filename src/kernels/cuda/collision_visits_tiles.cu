@@ -265,7 +265,7 @@ __device__ __forceinline__ void visit_run(PartnerCopies<width, Id>& copies, Warp
 /// Blocks of one multiprocessor: as many as registers allow; with 16, 65,536 rows are worked at once.
 template <int width, bool has_dy>
 constexpr int blocks_together = width > 32 ? 8
-                                : has_dy   ? 12
+                                : has_dy   ? 10
                                            : 16;
 
 /// Own rows: 16 of head blockIdx.y for each warp.
