@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include "app/command.h"
+#include "base/has_cuda.h"
 #include "io/json.h"
 #include "support/temporary_folder.h"
 #include "tern/error.h"
@@ -240,26 +241,42 @@ TEST(Run, MessagesOfClosedStreamsReachNoFile) {
 // Sanitizers need stacks and addresses of their own. Before the program sets OPENBLAS_NUM_THREADS itself,
 // OpenBLAS has threads for all cores: on many of them they would not fit into these limits.
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-TEST(Run, LimitsOnStackAndAddressesAreErrors) {
-  const TemporaryFolder folder;
-  prepare_short_data(folder / "data");
+/// What tern says with these arguments, under limits of the shell.
+Outcome limited(const TemporaryFolder& folder, const std::string& limits,
+                const std::vector<std::string>& arguments) {
   const std::string program = (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "tern").string();
-  const auto limited = [&](const std::string& limits, const std::vector<std::string>& arguments) {
-    return tern_process("--version > version.txt; (export OPENBLAS_NUM_THREADS=1; " + limits +
-                            "; timeout 100 '" + program + "'" + quoted(arguments) + ")",
-                        folder.path());
-  };
+  return tern_process("--version > version.txt; (export OPENBLAS_NUM_THREADS=1; " + limits +
+                          "; timeout 100 '" + program + "'" + quoted(arguments) + ")",
+                      folder.path());
+}
+
+/// Two steps with YOSO, on prepared data.
+std::vector<std::string> short_yoso_training(const TemporaryFolder& folder) {
+  prepare_short_data(folder / "data");
   std::vector<std::string> yoso = short_training(folder / "data", folder / "run", 2);
   yoso.insert(yoso.end(), {"--set", "model.attention.kind=yoso", "--set", "run.threads=2"});
-  const Outcome stack = limited("ulimit -s 64", yoso);
-  EXPECT_EQ(stack.code, code_of(ExitCode::failed)) << stack.out;
-  EXPECT_TRUE(holds(stack.out, "must be at least 256 KiB, got 64 KiB; raise it: ulimit -s")) << stack.out;
-  const Outcome addresses = limited("ulimit -v 250000", yoso);
-  EXPECT_EQ(addresses.code, code_of(ExitCode::failed)) << addresses.out;
-  EXPECT_TRUE(holds(addresses.out, "got a limit of 244 MiB in all; raise it (ulimit -v)")) << addresses.out;
-  EXPECT_EQ(limited("ulimit -v 250000", {"list", "attention"}).code, 0) << "nothing is multiplied";
-  EXPECT_EQ(limited("ulimit -S -s 64", yoso).code, 0) << "a soft limit is raised";
-  EXPECT_EQ(limited("ulimit -s 256; ulimit -v 2000000", yoso).code, 0) << "enough of both";
+  return yoso;
+}
+
+TEST(Run, LimitsOnTheStackAreErrors) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> yoso = short_yoso_training(folder);
+  const Outcome low = limited(folder, "ulimit -s 64", yoso);
+  EXPECT_EQ(low.code, code_of(ExitCode::failed)) << low.out;
+  EXPECT_TRUE(holds(low.out, "must be at least 256 KiB, got 64 KiB; raise it: ulimit -s")) << low.out;
+  EXPECT_EQ(limited(folder, "ulimit -S -s 64", yoso).code, 0) << "a soft limit is raised";
+  EXPECT_EQ(limited(folder, "ulimit -s 256", yoso).code, 0) << "enough";
+}
+
+TEST(Run, LimitsOnAddressesAreErrors) {
+  if (has_cuda) GTEST_SKIP() << "the libraries of CUDA take more addresses than these limits";
+  const TemporaryFolder folder;
+  const std::vector<std::string> yoso = short_yoso_training(folder);
+  const Outcome low = limited(folder, "ulimit -v 250000", yoso);
+  EXPECT_EQ(low.code, code_of(ExitCode::failed)) << low.out;
+  EXPECT_TRUE(holds(low.out, "got a limit of 244 MiB in all; raise it (ulimit -v)")) << low.out;
+  EXPECT_EQ(limited(folder, "ulimit -v 250000", {"list", "attention"}).code, 0) << "nothing is multiplied";
+  EXPECT_EQ(limited(folder, "ulimit -v 2000000", yoso).code, 0) << "enough";
 }
 #endif
 
