@@ -81,6 +81,7 @@ TestScore Evaluator::score(const std::shared_ptr<const data::RecordFile>& file, 
     done += batch->records;
     if (done < wanted) feed_.prefetch();
   }
+  feed_.restart([] { return std::nullopt; });  // ends the loader's thread
   const std::vector<double> sums = sums_.to_vector<double>();
   const bool has_rest = done > in_whole_batches;
   const ScoreTotals of_whole = totals_in(sums, has_rest ? 1 : 0);

@@ -4,10 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "base/cuda_memory.h"
+#include "support/cuda_run.h"
 #include "support/number_task.h"
-#include "support/tiny_run.h"
-#include "tern/logging.h"
 #include "training/evaluator.h"
 #include "training/splits.h"
 #include "training/step_runner.h"
@@ -15,18 +13,11 @@
 namespace tern::test {
 namespace {
 
-namespace fs = std::filesystem;
-
 /// Parts of 86 sequences are about 1,000 tokens: two capacities. Of a split's last, smaller batch one part has
 /// the size of those before it.
 const std::vector<std::string> in_parts{"run.device=cuda", "run.deterministic=true", "training.batch_size=172",
                                         "training.accumulate=2"};
 constexpr std::int64_t dev_records = 2 * 172 + 86 + 16, test_records = 172 + 86 + 6;
-
-std::vector<std::string> joined(std::vector<std::string> a, const std::vector<std::string>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 /// A model in training and in evaluation, through one cache of graphs, as in a run.
 struct Learner {
@@ -91,19 +82,9 @@ void expect_equal(const TestScore& a, const TestScore& b) {
   expect_equal(a.drop_last, b.drop_last);
 }
 
-class CudaEvaluation : public testing::TestWithParam<std::string> {
+class CudaEvaluation : public CudaRun {
  protected:
-  TemporaryFolder temporary;
-  fs::path data = temporary / "data";
-  void SetUp() override {
-    if (cuda_devices() == 0) {
-      ASSERT_EQ(std::getenv("TERN_REQUIRE_CUDA"), nullptr) << cuda_description();
-      GTEST_SKIP() << cuda_description();
-    }
-    logging::set_level(logging::Level::error);
-    prepare_tiny_data(data, 300, dev_records, test_records);
-  }
-  void TearDown() override { logging::set_level(logging::Level::info); }
+  void prepare() override { prepare_tiny_data(data, 300, dev_records, test_records); }
 
   ExperimentConfig config(const std::vector<std::string>& overrides) const {
     return tiny_config(data, GetParam(), joined(in_parts, overrides));

@@ -3,11 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include "base/cuda_memory.h"
+#include "support/cuda_run.h"
 #include "support/thrown_error.h"
-#include "support/tiny_run.h"
 #include "support/tolerance.h"
-#include "tern/logging.h"
 #include "training/evaluator.h"
 
 namespace tern::test {
@@ -20,25 +18,8 @@ const std::vector<std::string> in_equal_bits{"run.device=cuda", "run.determinist
                                              // about 1,000 tokens: two capacities
                                              "training.batch_size=44", "training.evaluate_every=20"};
 
-std::vector<std::string> joined(std::vector<std::string> a, const std::vector<std::string>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-class CudaTraining : public testing::TestWithParam<std::string> {
+class CudaTraining : public CudaRun {
  protected:
-  TemporaryFolder temporary;
-  fs::path data = temporary / "data";
-  void SetUp() override {
-    if (cuda_devices() == 0) {
-      ASSERT_EQ(std::getenv("TERN_REQUIRE_CUDA"), nullptr) << cuda_description();
-      GTEST_SKIP() << cuda_description();
-    }
-    logging::set_level(logging::Level::error);
-    prepare_tiny_data(data);
-  }
-  void TearDown() override { logging::set_level(logging::Level::info); }
-
   ExperimentConfig config(const std::vector<std::string>& overrides) const {
     return tiny_config(data, GetParam(), overrides);
   }

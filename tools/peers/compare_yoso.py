@@ -83,12 +83,9 @@ def table_of(result):
         if row["length"] == MILLION:
             bits = row["settings"][-1].split("=")[1]
             lines.append(f"| d = 64, 8 heads, n = {MILLION:,}, {bits} bits | {text(row)} | | | |")
-    if "text_step" in result:
-        steps = {name: row["median_ms"] for name, row in result["text_step"].items()}
-        shape = "{} x {:,}".format(*STEPS["Text"])
-        lines.append(
-            f"| a training step of Text, {shape} | {steps['YOSO-32']:.2f} | | {steps['softmax']:.2f} | |"
-        )
+    steps = {name: row["median_ms"] for name, row in result["text_step"].items()}
+    shape = "{} x {:,}".format(*STEPS["Text"])
+    lines.append(f"| a training step of Text, {shape} | {steps['YOSO-32']:.2f} | | {steps['softmax']:.2f} | |")
     exact = next(row for row in result["rows"] if row["name"] == EXACT)
     lines += [
         "",
