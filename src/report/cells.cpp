@@ -126,17 +126,38 @@ std::string listed(const std::set<std::string>& keys) {
   return shown > keys_listed ? text + format_text(" and {} more keys", shown - keys_listed) : text;
 }
 
-/// Names what sets cells of one task and mechanism apart. What a protocol sets is said by its name.
+std::string size_of(const Cell& cell) {
+  const RunRecord& run = *cell.runs.front();
+  return run.config_value("model.layers") + " x " + run.config_value("model.width");
+}
+
+/// Where a mechanism has models of several sizes, cells outside of protocols, which set it, say theirs: layers
+/// x width.
+void name_sizes(std::vector<Cell>& cells) {
+  std::map<std::string, std::set<std::string>> sizes;
+  for (const Cell& cell : cells) sizes[cell.mechanism].insert(size_of(cell));
+  for (Cell& cell : cells)
+    if (cell.protocol == Protocol::none && sizes[cell.mechanism].size() > 1) cell.variation = size_of(cell);
+}
+
+/// Names what else sets cells of one task and mechanism apart. What a protocol or a size says is not repeated.
 void tell_apart(const std::vector<Cell*>& cells, std::vector<std::string>& notes) {
   if (cells.size() < 2) return;
   std::set<std::string> data;
   for (const Cell* cell : cells) data.insert(cell->runs.front()->data_hash());
   const std::set<std::string> keys = differing_keys(cells);
-  for (Cell* cell : cells) {
+  std::vector<std::string> further;
+  for (const Cell* cell : cells) {
     std::vector<Cell*> alike = cells;
-    std::erase_if(alike, [&](const Cell* other) { return other->protocol != cell->protocol; });
-    const bool has_name = cell->protocol != Protocol::none;
-    cell->variation = variation_of(*cell, has_name ? differing_keys(alike) : keys, data.size() > 1);
+    std::erase_if(alike, [&](const Cell* other) {
+      return other->protocol != cell->protocol || other->variation != cell->variation;
+    });
+    const bool has_name = cell->protocol != Protocol::none || !cell->variation.empty();
+    further.push_back(variation_of(*cell, has_name ? differing_keys(alike) : keys, data.size() > 1));
+  }
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    std::string& variation = cells[i]->variation;
+    variation += (variation.empty() || further[i].empty() ? "" : ", ") + further[i];
   }
   const std::string with_data = data.size() < 2 ? "" : keys.empty() ? "the data" : " and the data";
   notes.push_back(format_text("{} on {}: {} experiments that differ in {}{}; they are not averaged.",
@@ -144,13 +165,13 @@ void tell_apart(const std::vector<Cell*>& cells, std::vector<std::string>& notes
                               with_data));
 }
 
-/// Rows must not mix protocols: where there are several, each cell says its own.
+/// A row must not mix protocols: where it would, each of its cells says its own.
 void name_protocols(std::vector<Cell>& cells) {
-  const bool is_one = std::all_of(cells.begin(), cells.end(),
-                                  [&](const Cell& cell) { return cell.protocol == cells.front().protocol; });
-  if (is_one) return;
+  std::map<std::string, std::set<Protocol>> protocols;
+  for (const Cell& cell : cells) protocols[cell.row_name()].insert(cell.protocol);
   for (Cell& cell : cells)
-    cell.variation = protocol_name(cell.protocol) + (cell.variation.empty() ? "" : "; " + cell.variation);
+    if (protocols[cell.row_name()].size() > 1)
+      cell.variation = protocol_name(cell.protocol) + (cell.variation.empty() ? "" : "; " + cell.variation);
 }
 
 void note_mixtures(const std::vector<Cell>& cells, std::vector<std::string>& notes) {
@@ -206,6 +227,7 @@ Report gather(const Findings& found) {
       report.gaps.push_back({run.name, "finished", "does not predict labels: no accuracy"});
   }
   for (const auto& [identity, runs] : groups) report.cells.push_back(cell_of(runs, report.notes));
+  name_sizes(report.cells);
   std::map<std::string, std::vector<Cell*>> rivals;
   for (Cell& cell : report.cells) rivals[cell.task + "\n" + cell.mechanism].push_back(&cell);
   for (auto& [name, cells] : rivals) tell_apart(cells, report.notes);

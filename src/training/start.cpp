@@ -40,6 +40,16 @@ void require_same_encoder(const io::SafetensorsFile& file, const ParameterStore&
                   record.name, remedy);
 }
 
+/// A run that was stopped has a best checkpoint too, of fewer steps than its name promises.
+void require_end_of_run(const fs::path& source, const ChosenCheckpoint& chosen) {
+  const bool is_run = fs::exists(source / "config.resolved.yaml");
+  if (is_run && !fs::exists(source / "result.json"))
+    throw_error(ExitCode::bad_data,
+                "training.start_from: {}: must have finished, its best checkpoint yet is of step {}; let it "
+                "finish, or name that one: {}",
+                source, chosen.step, chosen.path);
+}
+
 /// `file` as it lies in `source`, for results that leave this machine; the file's name where both are one.
 fs::path file_in(const fs::path& source, const fs::path& file) {
   const fs::path inside = fs::relative(file, source);
@@ -50,6 +60,7 @@ fs::path file_in(const fs::path& source, const fs::path& file) {
 
 io::Json start_from(const fs::path& source, ParameterStore& store) {
   const ChosenCheckpoint chosen = choose_checkpoint(source);
+  require_end_of_run(source, chosen);
   const io::SafetensorsFile file(chosen.parameters());
   require_same_encoder(file, store);
   std::int64_t count = 0;

@@ -10,7 +10,8 @@ namespace tern {
 /// Takes the parameters below "encoder." from the run, checkpoint or safetensors file `source`; the head keeps
 /// its initial values. Returns what was taken: source, the parameters' file in it, its hash, the step, and how
 /// many numbers. Error(missing_input) without the source, Error(bad_data) that names the parameter where the
-/// two encoders do not have the same ones in the same shapes; then none is changed.
+/// two encoders do not have the same ones in the same shapes; then none is changed. A run must have finished
+/// (bad_data).
 io::Json start_from(const std::filesystem::path& source, ParameterStore& store);
 
 inline constexpr std::string_view start_file = "start.json";

@@ -82,8 +82,8 @@ TEST(Cells, another_kind_stands_for_its_settings) {
   const auto runs = found({listops_result(1, 0.36), other});
   const Report report = report::gather(runs);
   ASSERT_EQ(report.cells.size(), 2u);
-  EXPECT_EQ(report.cells[0].variation, "B, Nystromformer/YOSO");
-  EXPECT_EQ(report.cells[1].variation, "own; schedule.kind=constant");
+  EXPECT_EQ(report.cells[0].variation, "");
+  EXPECT_EQ(report.cells[1].variation, "schedule.kind=constant");
 }
 
 TEST(Cells, what_cannot_change_a_score_does_not_split) {
@@ -155,6 +155,24 @@ TEST(Cells, rows_do_not_mix_protocols) {
   ASSERT_EQ(report.cells.size(), 2u);
   EXPECT_EQ(report.cells[0].row_name(), "Softmax (B, Nystromformer/YOSO)");
   EXPECT_EQ(report.cells[1].row_name(), "Softmax (own)");
+}
+
+TEST(Cells, several_sizes_of_a_model_are_rows_of_their_own) {
+  const auto pretrained = [](const char* task, const char* layers, const char* width) {
+    io::Json run = with_config(listops_result(), "training.start_from", "runs/before-seed1");
+    run["config"]["task.kind"] = task;
+    run["config"]["model.layers"] = layers;
+    run["config"]["model.width"] = width;
+    return run;
+  };
+  const auto runs = found({listops_result(), pretrained("listops", "2", "64"), pretrained("text", "2", "64"),
+                           pretrained("text", "6", "512")});
+  const Report report = report::gather(runs);
+  std::vector<std::string> rows;
+  for (const Cell& cell : report.cells) rows.push_back(cell.task + ": " + cell.row_name());
+  EXPECT_EQ(rows, (std::vector<std::string>{"listops: Softmax", "listops: Softmax, pre-trained (2 x 64)",
+                                            "text: Softmax, pre-trained (2 x 64)",
+                                            "text: Softmax, pre-trained (6 x 512)"}));
 }
 
 TEST(Cells, other_data_have_nothing_published_beside_them) {

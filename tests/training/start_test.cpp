@@ -73,6 +73,17 @@ TEST_F(StartTest, names_the_file_as_it_lies_in_what_was_given) {
   }
 }
 
+TEST_F(StartTest, a_run_must_have_finished) {
+  const RunResult first = pretrain();
+  fs::remove(before / "result.json");  // as in a run that was stopped
+  const fs::path checkpoint = checkpoint_path(before / "checkpoints", first.progress.best_step);
+  Experiment experiment(config());
+  const Error error = thrown_error([&] { start_from(before, experiment.store); });
+  EXPECT_EQ(error.code(), ExitCode::bad_data);
+  EXPECT_TRUE(mentions(error, checkpoint.filename().string())) << error.what();
+  EXPECT_EQ(start_from(checkpoint, experiment.store)["step"], first.progress.best_step);
+}
+
 TEST_F(StartTest, a_resumed_run_does_not_start_again) {
   pretrain();
   const RunResult whole = train_tiny(started(), temporary / "whole");
